@@ -1,0 +1,4 @@
+//! Hydrant: a self-hosted realtime push server.
+#![forbid(unsafe_code)]
+
+pub mod limits;

@@ -1,0 +1,86 @@
+//! Every limit of a node, in one place: its name, unit, default, and what happens at it.
+//!
+//! The names are also the configuration keys under `[limits]`. A count of `0` means "no limit" only where the field
+//! says so.
+
+use std::time::Duration;
+
+/// What a node accepts before it says no.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Client message, after joining fragments, in bytes. Beyond it: close 1009.
+    pub command_bytes_max: usize,
+    /// HTTP request body, in bytes. Beyond it: 413, and the connection is closed.
+    pub body_bytes_max: usize,
+    /// HTTP request line and headers together, in bytes (8,192 at least). Beyond it: 431.
+    pub header_bytes_max: usize,
+    /// Channel name, in bytes. Beyond it: the subscribe or publish is refused.
+    pub channel_name_bytes_max: usize,
+    /// Event name, in bytes. Beyond it: the publish is refused.
+    pub event_name_bytes_max: usize,
+    /// User id, in bytes. Beyond it: the handshake is refused.
+    pub user_id_bytes_max: usize,
+    /// Regular expression of a push by pattern, in bytes. Beyond it: the push is refused.
+    pub pattern_bytes_max: usize,
+    /// Events in one batch. Beyond it: the batch is refused whole.
+    pub batch_events_max: usize,
+    /// Channels that one connection is subscribed to. Beyond it: the subscribe is refused.
+    pub subscriptions_per_connection_max: usize,
+    /// Channel patterns that one connection may hold, from its credential and added later. Beyond it: refused.
+    pub permissions_per_connection_max: usize,
+    /// Live client connections on this node. Beyond it: the handshake is answered 503.
+    pub connections_max: usize,
+    /// Live client connections of one app on this node; 0 = no limit. Beyond it: the handshake is answered 503.
+    pub connections_per_app_max: usize,
+    /// Live client connections from one IP address; 0 = no limit. Beyond it: the handshake is answered 429.
+    pub connections_per_ip_max: usize,
+    /// Accepted sockets that are not (yet) client connections: requests, keep-alive, handshakes. Beyond it: closed at once.
+    pub http_connections_max: usize,
+    /// Bytes waiting for one connection to read them. Beyond it: the connection is closed and counted. One frame may
+    /// be larger, if it is alone.
+    pub outbox_bytes_max: usize,
+    /// Bytes of events alive in this node's memory, shared ones counted once. Beyond it: connections that lag behind
+    /// are closed as they are sent more.
+    pub outbox_total_bytes_max: usize,
+    /// Bytes of accepted events that a shard has not yet fanned out. Beyond it: publishes are answered 503.
+    pub backlog_bytes_max: usize,
+    /// Time for a request's headers to arrive, also between two requests of a kept-alive connection. Then: closed.
+    pub handshake_timeout: Duration,
+    /// Time for a request's body to arrive. Then: 408, closed.
+    pub request_timeout: Duration,
+    /// Time without any frame from the client before the server pings it.
+    pub ping_interval: Duration,
+    /// Time after that ping without any frame before the connection is closed (code 1001).
+    pub pong_timeout: Duration,
+    /// Time that a connection may live without a subscription; 0 = for ever. Then: close 1008.
+    pub unsubscribed_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            command_bytes_max: 512,
+            body_bytes_max: 10 << 20,
+            header_bytes_max: 16 << 10,
+            channel_name_bytes_max: 255,
+            event_name_bytes_max: 255,
+            user_id_bytes_max: 255,
+            pattern_bytes_max: 1024,
+            batch_events_max: 10_000,
+            subscriptions_per_connection_max: 1_000,
+            permissions_per_connection_max: 1_000,
+            connections_max: 1_000_000,
+            connections_per_app_max: 0,
+            connections_per_ip_max: 0,
+            http_connections_max: 20_000,
+            outbox_bytes_max: 1 << 20,
+            outbox_total_bytes_max: 256 << 20,
+            backlog_bytes_max: 64 << 20,
+            handshake_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+            ping_interval: Duration::from_secs(54),
+            pong_timeout: Duration::from_secs(6),
+            unsubscribed_timeout: Duration::ZERO,
+        }
+    }
+}
