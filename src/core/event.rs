@@ -1,0 +1,90 @@
+//! Events, and how each protocol writes them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+
+use super::id::ChannelName;
+
+/// Which protocol's words a connection reads: its place in the node's list of dialects.
+pub type DialectIndex = u8;
+
+/// An event travelling to a channel.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// Its name, as the publisher wrote it.
+    pub name: Arc<str>,
+    /// One JSON value, byte for byte as the publisher wrote it.
+    pub data: Bytes,
+}
+
+impl Event {
+    /// What it weighs while it waits, in bytes.
+    pub fn weight(&self) -> usize {
+        self.name.len() + self.data.len()
+    }
+}
+
+/// How one protocol writes an event for its sockets.
+pub trait Dialect: Send + Sync {
+    /// The finished frame, ready for the wire. Called once per event, however many connections get it.
+    fn encode(&self, channel: &ChannelName, event: &Event) -> Vec<u8>;
+}
+
+/// Counts bytes of encoded events that are alive anywhere in the node: each once, however many outboxes hold it.
+#[derive(Clone, Default, Debug)]
+pub struct Ledger(Arc<AtomicUsize>);
+
+impl Ledger {
+    /// Bytes alive now.
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Hands out `frame` for sharing; it counts until its last holder lets go.
+    pub fn enter(&self, frame: Vec<u8>) -> Bytes {
+        if frame.is_empty() {
+            return Bytes::new();
+        }
+        self.0.fetch_add(frame.len(), Ordering::Relaxed);
+        Bytes::from_owner(Entry { frame, ledger: self.clone() })
+    }
+}
+
+struct Entry {
+    frame: Vec<u8>,
+    ledger: Ledger,
+}
+
+impl AsRef<[u8]> for Entry {
+    fn as_ref(&self) -> &[u8] {
+        &self.frame
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.ledger.0.fetch_sub(self.frame.len(), Ordering::Relaxed);
+    }
+}
+
+/// One event in every dialect that has a subscriber, by [`DialectIndex`].
+pub type Frames = Arc<[Bytes]>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ledger_counts_a_shared_frame_once() {
+        let ledger = Ledger::default();
+        let frame = ledger.enter(vec![1; 100]);
+        let copies = vec![frame.clone(), frame.slice(10..)];
+        assert_eq!(ledger.bytes(), 100);
+        drop(frame);
+        assert_eq!(ledger.bytes(), 100);
+        drop(copies);
+        assert_eq!(ledger.bytes(), 0);
+    }
+}

@@ -1,0 +1,1077 @@
+//! Meaning: channels, users, connections and events, as state machines. Read this first.
+//!
+//! One [`Core`] is the state of one shard. It does no I/O, starts nothing, reads no clock and knows no protocol: verbs
+//! and [`Message`]s go in with the time, [`Effect`]s come out, and the runtime around it moves bytes.
+//!
+//! Every piece of state has one owner. A connection belongs to the shard that accepted it; a channel and a user belong
+//! to their *home*, the shard that their name hashes to. Shards exchange messages, first in first out per pair, and
+//! that order is all that correctness rests on:
+//!
+//! - a publish goes to the channel's home and from there to the shards with subscribers: one order per channel;
+//! - a subscribe goes to the home and back the same way: what the home passed on before is not for the newcomer, what
+//!   it passes on after arrives after;
+//! - a command has a number: an answer to a command or connection that has gone turns into a leave.
+
+mod admission;
+mod audience;
+mod connection;
+mod event;
+pub mod grant;
+mod home;
+mod id;
+mod outbox;
+mod rejection;
+mod request;
+mod stats;
+mod timers;
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use foldhash::fast::{FixedState, RandomState};
+use regex::Regex;
+use slab::Slab;
+
+use crate::limits::Limits;
+
+use audience::{Audience, Delivery};
+use connection::{Pending, Subscription};
+use home::{ChannelHome, ChannelHomes, UserHomes};
+use request::{Part, Requests};
+use timers::Wheel;
+
+pub use admission::{Admission, Permit};
+pub use connection::{CloseReason, Connection, Outcome};
+pub use event::{Dialect, DialectIndex, Event, Frames, Ledger};
+pub use grant::{Grant, Permissions, check_channel_name};
+pub use id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
+pub use outbox::Outbox;
+pub use rejection::Rejection;
+pub use request::{Answer, Query, RequestId, Ticket};
+pub use stats::{Stats, TURN_BUCKETS_US};
+
+/// Subscribers served between two looks at anything else.
+const SLICE_SUBSCRIBERS: usize = 256;
+
+/// What all shards of a node have in common.
+#[derive(Clone)]
+pub struct Node {
+    /// Number of this process among its peers; 0 alone.
+    pub number: u16,
+    /// How many shards there are.
+    pub shards: ShardIndex,
+    /// Seed of the hash that assigns homes; the same on every shard.
+    pub hash_seed: u64,
+    /// What is refused, and when.
+    pub limits: Arc<Limits>,
+    /// How protocols write events, by [`DialectIndex`].
+    pub dialects: Arc<[Arc<dyn Dialect>]>,
+    /// Apps that are counted one by one.
+    pub apps: Arc<[AppKey]>,
+    /// Live connections, for the limits on them.
+    pub admission: Admission,
+    /// Bytes of encoded events alive.
+    pub ledger: Ledger,
+    /// Bytes of accepted events on their way to each shard: the credit that bounds the mailboxes.
+    pub backlog: Arc<[AtomicUsize]>,
+}
+
+/// A change of what a user may use, for every connection that the user has now.
+#[derive(Clone, Debug)]
+pub enum Assignment {
+    /// These patterns instead of all others; subscriptions that they do not cover end.
+    Replace(Box<[Box<str>]>),
+    /// This pattern too.
+    Add(Box<str>),
+}
+
+/// What goes from shard to shard (and from a shard to itself).
+#[derive(Debug)]
+pub enum Message {
+    /// To a user's home: the user has one more connection.
+    Register { connection: ConnectionId, app: AppKey, user: UserId },
+    /// Back to the connection.
+    Registered { connection: ConnectionId },
+    /// To a user's home: one connection less.
+    Unregister { connection: ConnectionId, app: AppKey, user: UserId },
+    /// To a channel's home: a connection wants to hear it.
+    Join {
+        connection: ConnectionId,
+        command: u32,
+        dialect: DialectIndex,
+        app: AppKey,
+        channel: ChannelName,
+        user: UserId,
+    },
+    /// Back to the connection.
+    Joined {
+        connection: ConnectionId,
+        command: u32,
+        dialect: DialectIndex,
+        app: AppKey,
+        channel: ChannelName,
+        user: UserId,
+    },
+    /// To a channel's home: one subscription on that shard less.
+    Leave { shard: ShardIndex, dialect: DialectIndex, app: AppKey, channel: ChannelName, user: UserId },
+    /// To a channel's home.
+    Publish { app: AppKey, channel: ChannelName, event: Event, except: Option<ConnectionId> },
+    /// To every home: publish to each channel of the app whose name the pattern finds.
+    PublishMatching { ticket: Ticket, app: AppKey, pattern: Arc<Regex>, event: Event },
+    /// From a channel's home to a shard that has subscribers.
+    Deliver { app: AppKey, channel: ChannelName, frames: Frames, weight: usize, except: Option<ConnectionId> },
+    /// To a user's home: a frame for every connection of the user that reads the dialect.
+    SendToUser { app: AppKey, user: UserId, dialect: DialectIndex, frame: Bytes },
+    /// To a connection of that app, if it reads the dialect.
+    Send { connection: ConnectionId, app: AppKey, dialect: DialectIndex, frame: Bytes },
+    /// To a user's home.
+    AssignUser {
+        ticket: Ticket,
+        app: AppKey,
+        user: UserId,
+        assignment: Arc<Assignment>,
+        dialect: DialectIndex,
+        frame: Bytes,
+    },
+    /// From a user's home to a connection of the user.
+    Assign {
+        ticket: Ticket,
+        connection: ConnectionId,
+        assignment: Arc<Assignment>,
+        dialect: DialectIndex,
+        frame: Bytes,
+    },
+    /// To one home or to all.
+    Query { ticket: Ticket, query: Query },
+    /// Back to the shard that took the request.
+    Answer { request: RequestId, part: AnswerPart },
+}
+
+/// What a [`Message::Answer`] carries.
+#[derive(Debug)]
+pub struct AnswerPart(Part);
+
+/// What the core wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Put a message into another shard's mailbox. Neither waits nor fails.
+    Send(ShardIndex, Message),
+    /// The connection is on the roster: it may be told that it is connected.
+    Connected(u32),
+    /// The connection's command has ended; the next may begin.
+    Outcome(u32, Outcome),
+    /// A request is answered.
+    Answered(RequestId, Answer),
+    /// Ask the connection for a sign of life.
+    Ping(u32),
+    /// Take the connection down and [`Core::disconnect`] it.
+    Close(u32, CloseReason),
+}
+
+/// The state of one shard.
+pub struct Core {
+    shard: ShardIndex,
+    node: Node,
+    hash: FixedState,
+    connections: Slab<Connection>,
+    audiences: Slab<Audience>,
+    audience_of: HashMap<(AppKey, ChannelName), u32, RandomState>,
+    /// Audiences with events on their way, served in turn.
+    busy_audiences: VecDeque<u32>,
+    channels: ChannelHomes,
+    users: UserHomes,
+    requests: Requests,
+    wheel: Wheel,
+    now_ms: u64,
+    /// Messages of this shard to itself, first in first out as every pair's.
+    inbox: VecDeque<Message>,
+    effects: Vec<Effect>,
+    dirty: Vec<u32>,
+    stats: Stats,
+}
+
+/// What a front door knows of a client that it lets in.
+#[derive(Debug)]
+pub struct Hello {
+    /// The admission that it was given.
+    pub permit: Permit,
+    /// Who it is; empty if it did not say. Users are on the roster from here until they leave.
+    pub user: UserId,
+    /// What it may use.
+    pub permissions: Permissions,
+    /// What it reads.
+    pub dialect: DialectIndex,
+    /// Random.
+    pub nonce: u64,
+}
+
+impl Core {
+    /// An empty shard.
+    pub fn new(shard: ShardIndex, node: Node) -> Self {
+        let limits = &node.limits;
+        let shortest = limits.ping_interval.min(limits.pong_timeout);
+        let resolution_ms = (shortest.as_millis() as u64 / 4).clamp(10, 1_000);
+        Self {
+            shard,
+            hash: FixedState::with_seed(node.hash_seed),
+            connections: Slab::new(),
+            audiences: Slab::new(),
+            audience_of: HashMap::default(),
+            busy_audiences: VecDeque::new(),
+            channels: ChannelHomes::new(),
+            users: UserHomes::new(),
+            requests: Requests::default(),
+            wheel: Wheel::new(resolution_ms),
+            now_ms: 0,
+            inbox: VecDeque::new(),
+            effects: Vec::new(),
+            dirty: Vec::new(),
+            stats: Stats { app_events_in: node.apps.iter().map(|app| (app.clone(), 0)).collect(), ..Stats::default() },
+            node,
+        }
+    }
+
+    // ------------------------------------------------------------------ connections
+
+    /// A client came. It is on the roster, and may be told so, when [`Effect::Connected`] comes out.
+    ///
+    /// # Errors
+    /// The user id is too long, or the credential names too many channels.
+    pub fn connect(&mut self, hello: Hello) -> Result<ConnectionId, Rejection> {
+        let limits = &self.node.limits;
+        if hello.user.as_str().len() > limits.user_id_bytes_max {
+            return Err(self.rejected(Rejection::UserIdTooLong));
+        }
+        if hello.permissions.patterns().len() > limits.permissions_per_connection_max {
+            return Err(self.rejected(Rejection::TooManyPermissions));
+        }
+        let (app, user) = (hello.permit.app().clone(), hello.user.clone());
+        let entry = self.connections.vacant_entry();
+        let id = ConnectionId {
+            nonce: hello.nonce & ConnectionId::NONCE_MASK,
+            slot: entry.key() as u32,
+            shard: self.shard,
+            node: self.node.number,
+        };
+        entry.insert(Connection {
+            id,
+            permit: hello.permit,
+            user: hello.user,
+            dialect: hello.dialect,
+            permissions: hello.permissions,
+            subscriptions: Vec::new(),
+            pending: Some(Box::new(Pending::Register)),
+            command: 0,
+            outbox: Outbox::default(),
+            dirty: false,
+            closing: false,
+            opened_ms: self.now_ms,
+            heard_ms: self.now_ms,
+            pinged_ms: None,
+        });
+        self.stats.connections_opened += 1;
+        self.wheel.add(id.slot, id.nonce, self.now_ms + self.first_look_ms(id.nonce));
+        if user.as_str().is_empty() {
+            self.receive_registered(id);
+        } else {
+            self.send(self.user_home(&app, &user), Message::Register { connection: id, app, user });
+        }
+        self.settle();
+        Ok(id)
+    }
+
+    /// The connection has gone, or is to go: it leaves every channel and the roster at once. Returns what it had yet
+    /// to be sent; `None` if it had gone already.
+    pub fn disconnect(&mut self, slot: u32, reason: CloseReason) -> Option<Outbox> {
+        let connection = self.connections.try_remove(slot as usize)?;
+        for subscription in &connection.subscriptions {
+            self.leave(&connection, *subscription);
+        }
+        let app = connection.permit.app().clone();
+        if let Some(Pending::Subscribe { joined, .. }) = connection.pending.as_deref() {
+            for channel in joined.clone() {
+                self.send_leave(connection.dialect, app.clone(), channel, connection.user.clone());
+            }
+        }
+        if !connection.user.as_str().is_empty() {
+            let home = self.user_home(&app, &connection.user);
+            self.send(home, Message::Unregister { connection: connection.id, app, user: connection.user });
+        }
+        self.stats.connections_closed[reason.index()] += 1;
+        self.settle();
+        Some(connection.outbox)
+    }
+
+    /// The connection in a slot, if there is one.
+    pub fn connection(&self, slot: u32) -> Option<&Connection> {
+        self.connections.get(slot as usize)
+    }
+
+    /// Slots of all connections.
+    pub fn slots(&self) -> Vec<u32> {
+        self.connections.iter().map(|(slot, _)| slot as u32).collect()
+    }
+
+    /// The client gave a sign of life.
+    pub fn heard(&mut self, slot: u32) {
+        if let Some(connection) = self.connections.get_mut(slot as usize) {
+            connection.heard_ms = self.now_ms;
+            connection.pinged_ms = None;
+        }
+    }
+
+    /// Puts a reply, or any frame for this connection alone, behind everything else that it has yet to be sent.
+    pub fn reply(&mut self, slot: u32, frame: Bytes) {
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return };
+        if !connection.closing {
+            connection.outbox.push(frame);
+            mark_dirty(connection, &mut self.dirty);
+        }
+    }
+
+    /// Subscribes to all of these channels or, when one is refused, to none. Ends with [`Effect::Outcome`].
+    ///
+    /// The caller starts no other command of the connection before that.
+    pub fn subscribe(&mut self, slot: u32, grants: Vec<Grant>) {
+        let Some(connection) = self.connections.get(slot as usize) else { return };
+        debug_assert!(!connection.is_busy(), "one command in flight per connection");
+        let app = connection.permit.app().clone();
+        let mut wanted: Vec<ChannelName> = Vec::with_capacity(grants.len());
+        for channel in grants.into_iter().map(Grant::into_channel) {
+            if !self.is_subscribed(connection, &app, &channel) && !wanted.contains(&channel) {
+                wanted.push(channel);
+            }
+        }
+        if wanted.is_empty() {
+            self.effects.push(Effect::Outcome(slot, Outcome::Subscribed));
+            return;
+        }
+        if connection.subscriptions.len() + wanted.len() > self.node.limits.subscriptions_per_connection_max {
+            let refused = self.rejected(Rejection::TooManySubscriptions);
+            self.effects.push(Effect::Outcome(slot, Outcome::Refused(refused)));
+            return;
+        }
+        let connection = &mut self.connections[slot as usize];
+        connection.command = connection.command.wrapping_add(1);
+        connection.pending = Some(Box::new(Pending::Subscribe {
+            waiting: wanted.clone(),
+            joined: Vec::with_capacity(wanted.len()),
+            refused: None,
+        }));
+        let (connection, command, dialect, user) =
+            (connection.id, connection.command, connection.dialect, connection.user.clone());
+        for channel in wanted {
+            let home = self.channel_home(&app, &channel);
+            let (app, user) = (app.clone(), user.clone());
+            self.send(home, Message::Join { connection, command, dialect, app, channel, user });
+        }
+        self.settle();
+    }
+
+    /// Ends a subscription, at once. Returns whether there was one.
+    pub fn unsubscribe(&mut self, slot: u32, channel: &ChannelName) -> bool {
+        let Some(connection) = self.connections.get(slot as usize) else { return false };
+        let key = (connection.permit.app().clone(), channel.clone());
+        let Some(audience) = self.audience_of.get(&key).copied() else { return false };
+        let Some(at) = connection.subscriptions.iter().position(|held| held.audience == audience) else {
+            return false;
+        };
+        self.end_subscriptions(slot, |index, _| index == at);
+        self.settle();
+        true
+    }
+
+    // ------------------------------------------------------------------ backends
+
+    /// Publishes to one channel. Accepted when this returns: every later publish of anyone comes after it.
+    ///
+    /// # Errors
+    /// The name is reserved or too long, or a shard is behind by more than `backlog_bytes_max`.
+    pub fn publish(
+        &mut self,
+        app: &AppKey,
+        channel: ChannelName,
+        event: Event,
+        except: Option<ConnectionId>,
+    ) -> Result<(), Rejection> {
+        let checked = check_channel_name(channel.as_str(), self.node.limits.channel_name_bytes_max);
+        checked.and_then(|()| self.check_backlog()).map_err(|rejection| self.rejected(rejection))?;
+        let home = self.channel_home(app, &channel);
+        self.borrow(home, event.weight());
+        self.send(home, Message::Publish { app: app.clone(), channel, event, except });
+        self.settle();
+        Ok(())
+    }
+
+    /// Publishes to every channel of the app whose name the pattern finds; answered with their number.
+    ///
+    /// # Errors
+    /// A shard is behind by more than `backlog_bytes_max`.
+    pub fn publish_matching(
+        &mut self,
+        request: RequestId,
+        app: &AppKey,
+        pattern: Regex,
+        event: Event,
+    ) -> Result<(), Rejection> {
+        self.check_backlog().map_err(|rejection| self.rejected(rejection))?;
+        let pattern = Arc::new(pattern);
+        self.ask_all(request, |ticket| Message::PublishMatching {
+            ticket,
+            app: app.clone(),
+            pattern: pattern.clone(),
+            event: event.clone(),
+        });
+        Ok(())
+    }
+
+    /// Sends a finished frame to every connection that the user has now and that reads the dialect.
+    ///
+    /// # Errors
+    /// A shard is behind by more than `backlog_bytes_max`.
+    pub fn send_to_user(
+        &mut self,
+        app: &AppKey,
+        user: UserId,
+        dialect: DialectIndex,
+        frame: Vec<u8>,
+    ) -> Result<(), Rejection> {
+        self.check_backlog().map_err(|rejection| self.rejected(rejection))?;
+        let frame = self.node.ledger.enter(frame);
+        let home = self.user_home(app, &user);
+        self.borrow(home, frame.len());
+        self.send(home, Message::SendToUser { app: app.clone(), user, dialect, frame });
+        self.settle();
+        Ok(())
+    }
+
+    /// Sends a finished frame to one connection, if it is alive, of this app, and reads the dialect.
+    ///
+    /// # Errors
+    /// A shard is behind by more than `backlog_bytes_max`.
+    pub fn send_to_connection(
+        &mut self,
+        app: &AppKey,
+        connection: ConnectionId,
+        dialect: DialectIndex,
+        frame: Vec<u8>,
+    ) -> Result<(), Rejection> {
+        self.check_backlog().map_err(|rejection| self.rejected(rejection))?;
+        if connection.node == self.node.number && connection.shard < self.node.shards {
+            let frame = self.node.ledger.enter(frame);
+            self.borrow(connection.shard, frame.len());
+            self.send(connection.shard, Message::Send { connection, app: app.clone(), dialect, frame });
+            self.settle();
+        }
+        Ok(())
+    }
+
+    /// Changes what a user may use, on every connection that the user has now, and sends each that reads the dialect
+    /// a finished frame that says so. Answered when all have it.
+    ///
+    /// # Errors
+    /// A new name is longer than `channel_name_bytes_max`, or there are more than `permissions_per_connection_max`.
+    pub fn assign(
+        &mut self,
+        request: RequestId,
+        app: &AppKey,
+        user: UserId,
+        assignment: Assignment,
+        dialect: DialectIndex,
+        frame: Vec<u8>,
+    ) -> Result<(), Rejection> {
+        let limits = &self.node.limits;
+        let patterns = match &assignment {
+            Assignment::Replace(patterns) => patterns,
+            Assignment::Add(pattern) => std::slice::from_ref(pattern),
+        };
+        if patterns.len() > limits.permissions_per_connection_max {
+            return Err(self.rejected(Rejection::TooManyPermissions));
+        }
+        if patterns.iter().any(|pattern| pattern.len() > limits.channel_name_bytes_max) {
+            return Err(self.rejected(Rejection::ChannelNameTooLong));
+        }
+        self.requests.open(request, 1);
+        let ticket = Ticket { shard: self.shard, request };
+        let frame = self.node.ledger.enter(frame);
+        let assignment = Arc::new(assignment);
+        let home = self.user_home(app, &user);
+        self.send(home, Message::AssignUser { ticket, app: app.clone(), user, assignment, dialect, frame });
+        self.settle();
+        Ok(())
+    }
+
+    /// Asks the node; ends with [`Effect::Answered`].
+    pub fn query(&mut self, request: RequestId, query: Query) {
+        match &query {
+            Query::Members(app, channel) | Query::MemberCount(app, channel) => {
+                let home = self.channel_home(app, channel);
+                self.requests.open(request, 1);
+                self.send(home, Message::Query { ticket: Ticket { shard: self.shard, request }, query });
+                self.settle();
+            }
+            _ => self.ask_all(request, |ticket| Message::Query { ticket, query: query.clone() }),
+        }
+    }
+
+    // ------------------------------------------------------------------ the runtime's side
+
+    /// A message from another shard's [`Effect::Send`].
+    pub fn receive(&mut self, message: Message) {
+        self.handle(message);
+        self.settle();
+    }
+
+    /// Moves time on: pings the silent, closes the dead. Time never runs backwards.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+        for (slot, nonce) in self.wheel.take_due(self.now_ms) {
+            self.look_at(slot, nonce);
+        }
+    }
+
+    /// Moves time on for what is stamped from now on, without looking at deadlines.
+    pub fn set_now(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// Whether events are on their way to subscribers here.
+    pub fn has_fan_out(&self) -> bool {
+        !self.busy_audiences.is_empty()
+    }
+
+    /// Hands events to the next slice of subscribers; channels take turns. Returns how many subscribers were looked at.
+    pub fn fan_out(&mut self) -> usize {
+        let Some(index) = self.busy_audiences.pop_front() else { return 0 };
+        let audience = &mut self.audiences[index as usize];
+        let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
+        let ledger = &self.node.ledger;
+        let (looked_at, weight) =
+            audience.serve(SLICE_SUBSCRIBERS, ledger, connections, |connection, frame, events| {
+                if !connection.closing {
+                    stats.events_out += events as u64;
+                    connection.outbox.push(frame);
+                    mark_dirty(connection, dirty);
+                }
+            });
+        self.repay(weight);
+        self.tidy(index);
+        let audience = &mut self.audiences[index as usize];
+        if audience.has_work() {
+            self.busy_audiences.push_back(index);
+        } else {
+            audience.listed = false;
+            self.remove_if_unused(index);
+        }
+        looked_at
+    }
+
+    /// Takes the slots of connections that have something to be written.
+    pub fn take_dirty(&mut self, slots: &mut Vec<u32>) {
+        slots.append(&mut self.dirty);
+    }
+
+    /// What a connection has yet to be sent, to be written from.
+    pub fn outbox_mut(&mut self, slot: u32) -> Option<&mut Outbox> {
+        self.connections.get_mut(slot as usize).map(|connection| &mut connection.outbox)
+    }
+
+    /// A dirty connection was written to as far as its socket takes bytes. One that lags too far behind is closed.
+    pub fn flushed(&mut self, slot: u32) {
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return };
+        connection.dirty = false;
+        let limits = &self.node.limits;
+        let lags = !connection.outbox.is_empty();
+        if connection.outbox.exceeds(limits.outbox_bytes_max)
+            || lags && self.node.ledger.bytes() > limits.outbox_total_bytes_max
+        {
+            self.close(slot, CloseReason::SlowReader);
+        }
+    }
+
+    /// Decides to take a connection down: [`Effect::Close`] comes out once.
+    pub fn close(&mut self, slot: u32, reason: CloseReason) {
+        if let Some(connection) = self.connections.get_mut(slot as usize)
+            && !connection.closing
+        {
+            connection.closing = true;
+            self.effects.push(Effect::Close(slot, reason));
+        }
+    }
+
+    /// Takes what is to be done, in order.
+    pub fn take_effects(&mut self, effects: &mut Vec<Effect>) {
+        effects.append(&mut self.effects);
+    }
+
+    /// The counters, for the runtime to add what it alone sees.
+    pub fn stats_mut(&mut self) -> &mut Stats {
+        &mut self.stats
+    }
+
+    /// Counts a refusal and passes it on.
+    pub fn rejected(&mut self, rejection: Rejection) -> Rejection {
+        self.stats.rejections[rejection.index()] += 1;
+        rejection
+    }
+
+    /// Counters and gauges as they stand.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            connections: self.connections.len() as u64,
+            subscriptions: self.connections.iter().map(|(_, held)| held.subscriptions.len() as u64).sum(),
+            channels: self.channels.len() as u64,
+            users: self.users.len() as u64,
+            outbox_bytes: self.connections.iter().map(|(_, held)| held.outbox.weight() as u64).sum(),
+            ..self.stats.clone()
+        }
+    }
+
+    /// Whether nothing at all is left of anybody: for tests of leaks.
+    pub fn is_bare(&self) -> bool {
+        self.connections.is_empty()
+            && self.audiences.is_empty()
+            && self.audience_of.is_empty()
+            && self.channels.len() == 0
+            && self.users.len() == 0
+    }
+
+    // ------------------------------------------------------------------ messages
+
+    fn handle(&mut self, message: Message) {
+        match message {
+            Message::Register { connection, app, user } => {
+                self.users.register(&app, user, connection);
+                self.send(connection.shard, Message::Registered { connection });
+            }
+            Message::Registered { connection } => self.receive_registered(connection),
+            Message::Unregister { connection, app, user } => self.users.unregister(&app, &user, connection),
+            Message::Join { connection, command, dialect, app, channel, user } => {
+                self.channels.join(&app, channel.clone(), connection.shard, dialect, &user);
+                self.send(connection.shard, Message::Joined { connection, command, dialect, app, channel, user });
+            }
+            Message::Joined { connection, command, dialect, app, channel, user } => {
+                if !self.receive_joined(connection, command, &channel) {
+                    self.send_leave(dialect, app, channel, user);
+                }
+            }
+            Message::Leave { shard, dialect, app, channel, user } => {
+                self.channels.leave(&app, &channel, shard, dialect, &user);
+            }
+            Message::Publish { app, channel, event, except } => {
+                self.repay(event.weight());
+                self.count_event(&app);
+                if let Some(home) = self.channels.get(&app, &channel) {
+                    let deliver = prepare(&self.node, home, &app, &channel, &event, except);
+                    self.deliver(deliver);
+                }
+            }
+            Message::PublishMatching { ticket, app, pattern, event } => {
+                let mut all = Vec::new();
+                for (channel, home) in self.channels.app(&app) {
+                    if pattern.is_match(channel.as_str()) {
+                        all.push(prepare(&self.node, home, &app, channel, &event, None));
+                    }
+                }
+                let answer = Answer::Count(all.len() as u64);
+                for deliver in all {
+                    self.count_event(&app);
+                    self.deliver(deliver);
+                }
+                self.answer(ticket, Part::Home { answer, more: 0 });
+            }
+            Message::Deliver { app, channel, frames, weight, except } => {
+                match self.audience_of.get(&(app, channel)).copied() {
+                    Some(index) => {
+                        let audience = &mut self.audiences[index as usize];
+                        audience.queue(Delivery { frames, weight, except });
+                        if !audience.listed {
+                            audience.listed = true;
+                            self.busy_audiences.push_back(index);
+                        }
+                    }
+                    None => self.repay(weight),
+                }
+            }
+            Message::SendToUser { app, user, dialect, frame } => {
+                self.repay(frame.len());
+                for connection in self.users.connections(&app, &user).to_vec() {
+                    let (app, frame) = (app.clone(), frame.clone());
+                    self.borrow(connection.shard, frame.len());
+                    self.send(connection.shard, Message::Send { connection, app, dialect, frame });
+                }
+            }
+            Message::Send { connection, app, dialect, frame } => {
+                self.repay(frame.len());
+                if let Some(held) = self.get(connection)
+                    && *held.permit.app() == app
+                    && held.dialect == dialect
+                {
+                    self.stats.events_out += 1;
+                    self.reply(connection.slot, frame);
+                }
+            }
+            Message::AssignUser { ticket, app, user, assignment, dialect, frame } => {
+                let connections = self.users.connections(&app, &user).to_vec();
+                let more = connections.len() as u32;
+                for connection in connections {
+                    let (assignment, frame) = (assignment.clone(), frame.clone());
+                    self.send(connection.shard, Message::Assign { ticket, connection, assignment, dialect, frame });
+                }
+                self.answer(ticket, Part::Home { answer: Answer::Done, more });
+            }
+            Message::Assign { ticket, connection, assignment, dialect, frame } => {
+                if self.get(connection).is_some() {
+                    self.apply(connection.slot, &assignment);
+                    if self.connections[connection.slot as usize].dialect == dialect {
+                        self.reply(connection.slot, frame);
+                    }
+                }
+                self.answer(ticket, Part::Extra);
+            }
+            Message::Query { ticket, query } => {
+                let answer = self.look_up(&query);
+                self.answer(ticket, Part::Home { answer, more: 0 });
+            }
+            Message::Answer { request, part } => {
+                if let Some(answer) = self.requests.add(request, part.0) {
+                    self.effects.push(Effect::Answered(request, answer));
+                }
+            }
+        }
+    }
+
+    fn receive_registered(&mut self, id: ConnectionId) {
+        if self.get(id).is_some() {
+            self.connections[id.slot as usize].pending = None;
+            self.effects.push(Effect::Connected(id.slot));
+        }
+    }
+
+    /// Returns whether somebody was waiting for it.
+    fn receive_joined(&mut self, id: ConnectionId, command: u32, channel: &ChannelName) -> bool {
+        let Some(connection) = self.connections.get_mut(id.slot as usize).filter(|held| held.id == id) else {
+            return false;
+        };
+        if connection.command != command {
+            return false;
+        }
+        let Some(Pending::Subscribe { waiting, joined, refused }) = connection.pending.as_deref_mut() else {
+            return false;
+        };
+        let Some(at) = waiting.iter().position(|waits| waits == channel) else { return false };
+        joined.push(waiting.swap_remove(at));
+        if !waiting.is_empty() {
+            return true;
+        }
+        let (joined, refused) = (std::mem::take(joined), *refused);
+        connection.pending = None;
+        let (slot, dialect, user) = (id.slot, connection.dialect, connection.user.clone());
+        let app = connection.permit.app().clone();
+        let outcome = match refused {
+            Some(rejection) => {
+                for channel in joined {
+                    self.send_leave(dialect, app.clone(), channel, user.clone());
+                }
+                Outcome::Refused(self.rejected(rejection))
+            }
+            None => {
+                for channel in joined {
+                    self.begin_subscription(slot, app.clone(), channel);
+                }
+                Outcome::Subscribed
+            }
+        };
+        self.effects.push(Effect::Outcome(slot, outcome));
+        true
+    }
+
+    fn look_up(&self, query: &Query) -> Answer {
+        let names = |names: Vec<Arc<str>>| Answer::Names(names);
+        match query {
+            Query::Channels(app) => {
+                names(self.channels.app(app).map(|(channel, _)| channel.clone().into_shared()).collect())
+            }
+            Query::ChannelCount(app) => Answer::Count(self.channels.app(app).count() as u64),
+            Query::Users(app) => names(self.users.app(app).map(|user| user.clone().into_shared()).collect()),
+            Query::UserCount(app) => Answer::Count(self.users.app(app).count() as u64),
+            Query::Members(app, channel) => {
+                let home = self.channels.get(app, channel);
+                names(home.into_iter().flat_map(ChannelHome::members).map(|user| user.clone().into_shared()).collect())
+            }
+            Query::MemberCount(app, channel) => {
+                Answer::Count(self.channels.get(app, channel).map_or(0, |home| home.members().len() as u64))
+            }
+            Query::UsersPerApp => {
+                Answer::PerApp(self.users.per_app().map(|(app, users)| (app.clone(), users as u64)).collect())
+            }
+            Query::Stats => Answer::Stats(Box::new(self.stats())),
+        }
+    }
+
+    // ------------------------------------------------------------------ pieces
+
+    fn get(&self, id: ConnectionId) -> Option<&Connection> {
+        self.connections.get(id.slot as usize).filter(|held| held.id == id)
+    }
+
+    fn channel_home(&self, app: &AppKey, channel: &ChannelName) -> ShardIndex {
+        self.home(app.as_str(), channel.as_str())
+    }
+
+    fn user_home(&self, app: &AppKey, user: &UserId) -> ShardIndex {
+        self.home(app.as_str(), user.as_str())
+    }
+
+    fn home(&self, app: &str, name: &str) -> ShardIndex {
+        (self.hash.hash_one((app, name)) % u64::from(self.node.shards)) as ShardIndex
+    }
+
+    fn send(&mut self, to: ShardIndex, message: Message) {
+        if to == self.shard {
+            self.inbox.push_back(message);
+        } else {
+            self.effects.push(Effect::Send(to, message));
+        }
+    }
+
+    /// Handles what this shard has sent itself.
+    fn settle(&mut self) {
+        while let Some(message) = self.inbox.pop_front() {
+            self.handle(message);
+        }
+    }
+
+    fn ask_all(&mut self, request: RequestId, message: impl Fn(Ticket) -> Message) {
+        self.requests.open(request, u32::from(self.node.shards));
+        for shard in 0..self.node.shards {
+            self.send(shard, message(Ticket { shard: self.shard, request }));
+        }
+        self.settle();
+    }
+
+    fn answer(&mut self, ticket: Ticket, part: Part) {
+        self.send(ticket.shard, Message::Answer { request: ticket.request, part: AnswerPart(part) });
+    }
+
+    fn count_event(&mut self, app: &AppKey) {
+        self.stats.events_in += 1;
+        if let Some(count) = self.stats.app_events_in.get_mut(app) {
+            *count += 1;
+        }
+    }
+
+    /// Counts bytes on their way to a shard, until it [repays](Self::repay) them.
+    fn borrow(&self, shard: ShardIndex, bytes: usize) {
+        self.node.backlog[usize::from(shard)].fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn repay(&self, bytes: usize) {
+        self.node.backlog[usize::from(self.shard)].fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    fn check_backlog(&self) -> Result<(), Rejection> {
+        let behind = self.node.backlog.iter().map(|bytes| bytes.load(Ordering::Relaxed)).max().unwrap_or(0);
+        if behind > self.node.limits.backlog_bytes_max { Err(Rejection::Overloaded) } else { Ok(()) }
+    }
+
+    fn deliver(&mut self, deliver: Prepared) {
+        for shard in deliver.shards {
+            self.borrow(shard, deliver.weight);
+            let message = Message::Deliver {
+                app: deliver.app.clone(),
+                channel: deliver.channel.clone(),
+                frames: deliver.frames.clone(),
+                weight: deliver.weight,
+                except: deliver.except,
+            };
+            self.send(shard, message);
+        }
+    }
+
+    fn is_subscribed(&self, connection: &Connection, app: &AppKey, channel: &ChannelName) -> bool {
+        self.audience_of
+            .get(&(app.clone(), channel.clone()))
+            .is_some_and(|audience| connection.subscriptions.iter().any(|held| held.audience == *audience))
+    }
+
+    fn begin_subscription(&mut self, slot: u32, app: AppKey, channel: ChannelName) {
+        let audiences = &mut self.audiences;
+        let audience = *self
+            .audience_of
+            .entry((app, channel))
+            .or_insert_with_key(|(app, channel)| audiences.insert(Audience::new(app.clone(), channel.clone())) as u32);
+        let position = self.audiences[audience as usize].join(slot);
+        self.connections[slot as usize].subscriptions.push(Subscription { audience, position });
+    }
+
+    /// Ends those subscriptions of a connection that `which(index, channel)` picks.
+    fn end_subscriptions(&mut self, slot: u32, which: impl Fn(usize, &ChannelName) -> bool) {
+        let audiences = &self.audiences;
+        let connection = &mut self.connections[slot as usize];
+        let mut index = 0;
+        let mut ended = Vec::new();
+        connection.subscriptions.retain(|held| {
+            let ends = which(index, &audiences[held.audience as usize].channel);
+            index += 1;
+            if ends {
+                ended.push(*held);
+            }
+            !ends
+        });
+        let (app, user, dialect) = (connection.permit.app().clone(), connection.user.clone(), connection.dialect);
+        for subscription in ended {
+            let channel = self.leave_audience(subscription);
+            self.send_leave(dialect, app.clone(), channel, user.clone());
+        }
+    }
+
+    fn leave(&mut self, connection: &Connection, subscription: Subscription) {
+        let channel = self.leave_audience(subscription);
+        self.send_leave(connection.dialect, connection.permit.app().clone(), channel, connection.user.clone());
+    }
+
+    fn leave_audience(&mut self, subscription: Subscription) -> ChannelName {
+        let index = subscription.audience;
+        let audience = &mut self.audiences[index as usize];
+        let channel = audience.channel.clone();
+        if let Some(moved) = audience.leave(subscription.position) {
+            move_subscription(&mut self.connections, moved, index, subscription.position);
+        }
+        self.remove_if_unused(index);
+        channel
+    }
+
+    fn send_leave(&mut self, dialect: DialectIndex, app: AppKey, channel: ChannelName, user: UserId) {
+        let home = self.channel_home(&app, &channel);
+        self.send(home, Message::Leave { shard: self.shard, dialect, app, channel, user });
+    }
+
+    fn tidy(&mut self, index: u32) {
+        let connections = &mut self.connections;
+        self.audiences[index as usize].tidy(|slot, position| move_subscription(connections, slot, index, position));
+    }
+
+    /// Frees an audience without subscribers; one that is listed is freed when its turn comes.
+    fn remove_if_unused(&mut self, index: u32) {
+        let audience = &mut self.audiences[index as usize];
+        if !audience.is_empty() {
+            return;
+        }
+        let weight = audience.clear();
+        let listed = audience.listed;
+        self.repay(weight);
+        if !listed {
+            let audience = self.audiences.remove(index as usize);
+            self.audience_of.remove(&(audience.app, audience.channel));
+        }
+    }
+
+    /// Changes what a connection may use.
+    fn apply(&mut self, slot: u32, assignment: &Assignment) {
+        let connection = &mut self.connections[slot as usize];
+        match assignment {
+            Assignment::Add(pattern) => {
+                if connection.permissions.patterns().len() < self.node.limits.permissions_per_connection_max {
+                    connection.permissions.add(pattern);
+                }
+            }
+            Assignment::Replace(patterns) => {
+                connection.permissions.replace(patterns);
+                let permissions = connection.permissions.clone();
+                if let Some(Pending::Subscribe { waiting, joined, refused }) = connection.pending.as_deref_mut()
+                    && waiting.iter().chain(&*joined).any(|channel| !permissions.cover(channel.as_str()))
+                {
+                    *refused = Some(Rejection::NotPermitted);
+                }
+                self.end_subscriptions(slot, |_, channel| !permissions.cover(channel.as_str()));
+            }
+        }
+    }
+
+    /// The first look at a connection comes early by a random part, so that those who came together are not all
+    /// pinged together.
+    fn first_look_ms(&self, nonce: u64) -> u64 {
+        let interval_ms = self.node.limits.ping_interval.as_millis() as u64;
+        interval_ms - nonce % (interval_ms / 4 + 1)
+    }
+
+    fn look_at(&mut self, slot: u32, nonce: u64) {
+        let limits = self.node.limits.clone();
+        let (interval_ms, pong_ms) = (limits.ping_interval.as_millis() as u64, limits.pong_timeout.as_millis() as u64);
+        let unsubscribed_ms = limits.unsubscribed_timeout.as_millis() as u64;
+        let now_ms = self.now_ms;
+        let Some(connection) = self.connections.get_mut(slot as usize).filter(|held| held.id.nonce == nonce) else {
+            return;
+        };
+        let idle = connection.subscriptions.is_empty() && connection.pending.is_none();
+        let give_up_ms = connection.opened_ms + unsubscribed_ms;
+        if unsubscribed_ms > 0 && idle && now_ms >= give_up_ms {
+            return self.close(slot, CloseReason::Unsubscribed);
+        }
+        let mut next_ms = match connection.pinged_ms {
+            Some(pinged_ms) if now_ms >= pinged_ms + pong_ms => return self.close(slot, CloseReason::NoPong),
+            Some(pinged_ms) => pinged_ms + pong_ms,
+            // the first look is early on purpose: whoever has been silent for three quarters may be asked
+            None if now_ms >= connection.heard_ms + interval_ms - interval_ms / 4 => {
+                connection.pinged_ms = Some(now_ms);
+                self.effects.push(Effect::Ping(slot));
+                now_ms + pong_ms
+            }
+            None => connection.heard_ms + interval_ms,
+        };
+        if unsubscribed_ms > 0 && idle {
+            next_ms = next_ms.min(give_up_ms);
+        }
+        self.wheel.add(slot, nonce, next_ms.max(now_ms + 1));
+    }
+}
+
+/// An event ready for the shards that have subscribers.
+struct Prepared {
+    app: AppKey,
+    channel: ChannelName,
+    shards: Vec<ShardIndex>,
+    frames: Frames,
+    weight: usize,
+    except: Option<ConnectionId>,
+}
+
+/// Encodes an event once for each dialect that has a subscriber.
+fn prepare(
+    node: &Node,
+    home: &ChannelHome,
+    app: &AppKey,
+    channel: &ChannelName,
+    event: &Event,
+    except: Option<ConnectionId>,
+) -> Prepared {
+    let frames: Frames = (0..)
+        .zip(node.dialects.iter())
+        .map(|(index, dialect)| {
+            let frame = if home.reads(index) { dialect.encode(channel, event) } else { Vec::new() };
+            node.ledger.enter(frame)
+        })
+        .collect();
+    let weight = frames.iter().map(Bytes::len).sum();
+    let shards = home.shards(node.shards).collect();
+    Prepared { app: app.clone(), channel: channel.clone(), shards, frames, weight, except }
+}
+
+fn mark_dirty(connection: &mut Connection, dirty: &mut Vec<u32>) {
+    if !connection.dirty {
+        connection.dirty = true;
+        dirty.push(connection.id.slot);
+    }
+}
+
+fn move_subscription(connections: &mut Slab<Connection>, slot: u32, audience: u32, position: u32) {
+    if let Some(connection) = connections.get_mut(slot as usize)
+        && let Some(held) = connection.subscriptions.iter_mut().find(|held| held.audience == audience)
+    {
+        held.position = position;
+    }
+}

@@ -1,0 +1,147 @@
+//! What a backend asks of the whole node, and how the shards' answers come together.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use super::id::{AppKey, ChannelName, ShardIndex};
+use super::stats::Stats;
+
+/// Names a request while its answers are on their way; chosen by the shard that took it.
+pub type RequestId = u64;
+
+/// Where an answer goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Ticket {
+    pub(super) shard: ShardIndex,
+    pub(super) request: RequestId,
+}
+
+/// A question about one app, or about the node.
+#[derive(Clone, Debug)]
+pub enum Query {
+    /// Names of the channels that have a subscriber: [`Answer::Names`].
+    Channels(AppKey),
+    /// How many they are: [`Answer::Count`].
+    ChannelCount(AppKey),
+    /// Distinct connected users: [`Answer::Names`].
+    Users(AppKey),
+    /// How many they are: [`Answer::Count`].
+    UserCount(AppKey),
+    /// Distinct users subscribed to a channel: [`Answer::Names`].
+    Members(AppKey, ChannelName),
+    /// How many they are: [`Answer::Count`].
+    MemberCount(AppKey, ChannelName),
+    /// Distinct connected users of every app that has one: [`Answer::PerApp`].
+    UsersPerApp,
+    /// What every shard has counted: [`Answer::Stats`]. Answered only if every shard is alive.
+    Stats,
+}
+
+/// What came of a request, from one shard or from all.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// It was done.
+    Done,
+    /// So many.
+    Count(u64),
+    /// These, each once, in no order.
+    Names(Vec<Arc<str>>),
+    /// So many of each app.
+    PerApp(Vec<(AppKey, u64)>),
+    /// The sum over all shards.
+    Stats(Box<Stats>),
+}
+
+impl Answer {
+    fn merge(self, other: Answer) -> Answer {
+        match (self, other) {
+            (Answer::Done, any) | (any, Answer::Done) => any,
+            (Answer::Count(a), Answer::Count(b)) => Answer::Count(a + b),
+            (Answer::Names(mut a), Answer::Names(b)) => {
+                a.extend(b);
+                Answer::Names(a)
+            }
+            (Answer::PerApp(mut a), Answer::PerApp(b)) => {
+                for (app, count) in b {
+                    match a.iter_mut().find(|(held, _)| *held == app) {
+                        Some((_, held)) => *held += count,
+                        None => a.push((app, count)),
+                    }
+                }
+                Answer::PerApp(a)
+            }
+            (Answer::Stats(mut a), Answer::Stats(b)) => {
+                a.merge(&b);
+                Answer::Stats(a)
+            }
+            // a request is answered by all shards in one form; anything else would be a fault of ours, not of data
+            (first, _) => first,
+        }
+    }
+
+    /// The number in it; 0 where there is none.
+    pub fn count(&self) -> u64 {
+        match self {
+            Answer::Count(count) => *count,
+            Answer::Names(names) => names.len() as u64,
+            Answer::PerApp(apps) => apps.iter().map(|(_, count)| count).sum(),
+            Answer::Done | Answer::Stats(_) => 0,
+        }
+    }
+
+    /// The names in it, sorted.
+    pub fn into_names(self) -> Vec<Arc<str>> {
+        match self {
+            Answer::Names(mut names) => {
+                names.sort_unstable();
+                names
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Part of an answer, from one shard.
+#[derive(Clone, Debug)]
+pub(super) enum Part {
+    /// The whole of what this home has to say; `more` connections elsewhere will each add a [`Part::Extra`].
+    Home { answer: Answer, more: u32 },
+    /// From a connection that a home passed the request on to; may overtake the home's own part.
+    Extra,
+}
+
+/// Requests of this shard that wait for answers.
+#[derive(Default, Debug)]
+pub(super) struct Requests(HashMap<RequestId, Gathering>);
+
+#[derive(Debug)]
+struct Gathering {
+    homes: u32,
+    extras: i64,
+    answer: Answer,
+}
+
+impl Requests {
+    /// Expects answers from so many homes.
+    pub(super) fn open(&mut self, request: RequestId, homes: u32) {
+        self.0.insert(request, Gathering { homes, extras: 0, answer: Answer::Done });
+    }
+
+    /// Adds a part; returns the whole once nothing is missing.
+    pub(super) fn add(&mut self, request: RequestId, part: Part) -> Option<Answer> {
+        let gathering = self.0.get_mut(&request)?;
+        match part {
+            Part::Home { answer, more } => {
+                gathering.homes -= 1;
+                gathering.extras += i64::from(more);
+                gathering.answer = std::mem::replace(&mut gathering.answer, Answer::Done).merge(answer);
+            }
+            Part::Extra => gathering.extras -= 1,
+        }
+        if gathering.homes > 0 || gathering.extras != 0 {
+            return None;
+        }
+        self.0.remove(&request).map(|gathering| gathering.answer)
+    }
+}

@@ -1,0 +1,85 @@
+//! What a shard has counted. Plain numbers with one owner; a scrape asks every shard for its copy and adds them up.
+
+use std::collections::HashMap;
+
+use super::CloseReason;
+use super::id::AppKey;
+use super::rejection::Rejection;
+
+/// Upper bounds, in microseconds, of the buckets of [`Stats::turns`]; one more bucket holds the rest.
+pub const TURN_BUCKETS_US: [u64; 10] = [10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 15_000, 50_000];
+
+/// Counters and gauges of one shard, or the sum over several.
+#[derive(Clone, Default, Debug)]
+pub struct Stats {
+    /// Connections alive now.
+    pub connections: u64,
+    /// Connection × channel pairs alive now.
+    pub subscriptions: u64,
+    /// Channels with at least one subscriber anywhere on the node (each is counted by its home alone).
+    pub channels: u64,
+    /// Distinct users connected now (each is counted by its home alone).
+    pub users: u64,
+    /// Connections ever opened.
+    pub connections_opened: u64,
+    /// Connections ever closed, by [`CloseReason::index`].
+    pub connections_closed: [u64; CloseReason::ALL.len()],
+    /// Events accepted for a channel, whether or not anybody was subscribed.
+    pub events_in: u64,
+    /// Event × connection pairs queued for delivery.
+    pub events_out: u64,
+    /// Client messages received.
+    pub commands: u64,
+    /// Bytes read from client connections after the handshake.
+    pub bytes_in: u64,
+    /// Bytes written to client connections after the handshake.
+    pub bytes_out: u64,
+    /// Write calls on client connections.
+    pub writes: u64,
+    /// Refusals, by [`Rejection::index`].
+    pub rejections: [u64; Rejection::ALL.len()],
+    /// Panics caught; each cost at most one connection or one message.
+    pub panics: u64,
+    /// Bytes waiting in outboxes now.
+    pub outbox_bytes: u64,
+    /// Length of turns: how many took at most `TURN_BUCKETS_US[i]`, the last the rest.
+    pub turns: [u64; TURN_BUCKETS_US.len() + 1],
+    /// Sum of the length of all turns, in microseconds.
+    pub turns_us: u64,
+    /// Events accepted per configured app; apps that are open to any key are not listed, for their number is unbounded.
+    pub app_events_in: HashMap<AppKey, u64>,
+}
+
+impl Stats {
+    /// Adds another shard's numbers.
+    pub fn merge(&mut self, other: &Stats) {
+        let each = |own: &mut [u64], other: &[u64]| own.iter_mut().zip(other).for_each(|(own, other)| *own += other);
+        self.connections += other.connections;
+        self.subscriptions += other.subscriptions;
+        self.channels += other.channels;
+        self.users += other.users;
+        self.connections_opened += other.connections_opened;
+        each(&mut self.connections_closed, &other.connections_closed);
+        self.events_in += other.events_in;
+        self.events_out += other.events_out;
+        self.commands += other.commands;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.writes += other.writes;
+        each(&mut self.rejections, &other.rejections);
+        self.panics += other.panics;
+        self.outbox_bytes += other.outbox_bytes;
+        each(&mut self.turns, &other.turns);
+        self.turns_us += other.turns_us;
+        for (app, count) in &other.app_events_in {
+            *self.app_events_in.entry(app.clone()).or_default() += count;
+        }
+    }
+
+    /// Counts one turn of the shard.
+    pub fn turn(&mut self, us: u64) {
+        let bucket = TURN_BUCKETS_US.iter().position(|bound| us <= *bound).unwrap_or(TURN_BUCKETS_US.len());
+        self.turns[bucket] += 1;
+        self.turns_us += us;
+    }
+}
