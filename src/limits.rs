@@ -44,8 +44,10 @@ pub struct Limits {
     pub outbox_total_bytes_max: usize,
     /// Bytes of accepted events that a shard has not yet fanned out. Beyond it: publishes are answered 503.
     pub backlog_bytes_max: usize,
-    /// Time for a request's headers to arrive, also between two requests of a kept-alive connection. Then: closed.
+    /// Time from accepting a socket until the headers of its first request are there. Then: closed.
     pub handshake_timeout: Duration,
+    /// Time until the headers of each later request are there, idle time included. Then: closed.
+    pub keep_alive_timeout: Duration,
     /// Time for a request's body to arrive. Then: 408, closed.
     pub request_timeout: Duration,
     /// Time without any frame from the client before the server pings it.
@@ -77,6 +79,7 @@ impl Default for Limits {
             outbox_total_bytes_max: 256 << 20,
             backlog_bytes_max: 64 << 20,
             handshake_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
             request_timeout: Duration::from_secs(30),
             ping_interval: Duration::from_secs(54),
             pong_timeout: Duration::from_secs(6),

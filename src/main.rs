@@ -1,1 +1,8 @@
-fn main() {}
+//! The `hydrant` command.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hydrant::cli::run()
+}

@@ -105,6 +105,11 @@ impl Audience {
         self.next += 1;
     }
 
+    /// A batch is under way, or a full one is there: waiting would gain nothing.
+    pub(super) fn has_batch(&self) -> bool {
+        self.batch.is_some() || self.queue.len() >= BATCH_EVENTS_MAX
+    }
+
     pub(super) fn has_work(&self) -> bool {
         self.batch.is_some() || !self.queue.is_empty()
     }

@@ -179,8 +179,9 @@ pub struct Core {
     connections: Slab<Connection>,
     audiences: Slab<Audience>,
     audience_of: HashMap<(AppKey, ChannelName), u32, RandomState>,
-    /// Audiences with events on their way, served in turn.
-    busy_audiences: VecDeque<u32>,
+    /// Audiences with events on their way that take turns in this pass, and those that wait for the next.
+    serving: VecDeque<u32>,
+    waiting: VecDeque<u32>,
     channels: ChannelHomes,
     users: UserHomes,
     requests: Requests,
@@ -220,7 +221,8 @@ impl Core {
             connections: Slab::new(),
             audiences: Slab::new(),
             audience_of: HashMap::default(),
-            busy_audiences: VecDeque::new(),
+            serving: VecDeque::new(),
+            waiting: VecDeque::new(),
             channels: ChannelHomes::new(),
             users: UserHomes::new(),
             requests: Requests::default(),
@@ -399,9 +401,26 @@ impl Core {
     ) -> Result<(), Rejection> {
         let checked = check_channel_name(channel.as_str(), self.node.limits.channel_name_bytes_max);
         checked.and_then(|()| self.check_backlog()).map_err(|rejection| self.rejected(rejection))?;
-        let home = self.channel_home(app, &channel);
-        self.borrow(home, event.weight());
-        self.send(home, Message::Publish { app: app.clone(), channel, event, except });
+        self.forward(app, channel, event, except);
+        self.settle();
+        Ok(())
+    }
+
+    /// Publishes several events, in order; all are accepted, or none.
+    ///
+    /// # Errors
+    /// As [`Core::publish`].
+    pub fn publish_all(&mut self, app: &AppKey, events: Vec<(ChannelName, Event)>) -> Result<(), Rejection> {
+        let bytes_max = self.node.limits.channel_name_bytes_max;
+        let mut checked = events.iter().map(|(channel, _)| check_channel_name(channel.as_str(), bytes_max));
+        checked
+            .find(Result::is_err)
+            .unwrap_or(Ok(()))
+            .and_then(|()| self.check_backlog())
+            .map_err(|rejection| self.rejected(rejection))?;
+        for (channel, event) in events {
+            self.forward(app, channel, event, None);
+        }
         self.settle();
         Ok(())
     }
@@ -538,14 +557,24 @@ impl Core {
         self.now_ms = self.now_ms.max(now_ms);
     }
 
-    /// Whether events are on their way to subscribers here.
+    /// Whether a pass over channels with events on their way is under way: [`Core::fan_out`] goes on with it.
     pub fn has_fan_out(&self) -> bool {
-        !self.busy_audiences.is_empty()
+        !self.serving.is_empty()
+    }
+
+    /// Whether events wait for the next pass, so that more of them can share a write.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Begins a pass over every channel that has events waiting.
+    pub fn begin_pass(&mut self) {
+        self.serving.append(&mut self.waiting);
     }
 
     /// Hands events to the next slice of subscribers; channels take turns. Returns how many subscribers were looked at.
     pub fn fan_out(&mut self) -> usize {
-        let Some(index) = self.busy_audiences.pop_front() else { return 0 };
+        let Some(index) = self.serving.pop_front() else { return 0 };
         let audience = &mut self.audiences[index as usize];
         let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
         let ledger = &self.node.ledger;
@@ -560,8 +589,10 @@ impl Core {
         self.repay(weight);
         self.tidy(index);
         let audience = &mut self.audiences[index as usize];
-        if audience.has_work() {
-            self.busy_audiences.push_back(index);
+        if audience.has_batch() {
+            self.serving.push_back(index);
+        } else if audience.has_work() {
+            self.waiting.push_back(index);
         } else {
             audience.listed = false;
             self.remove_if_unused(index);
@@ -690,7 +721,7 @@ impl Core {
                         audience.queue(Delivery { frames, weight, except });
                         if !audience.listed {
                             audience.listed = true;
-                            self.busy_audiences.push_back(index);
+                            self.waiting.push_back(index);
                         }
                     }
                     None => self.repay(weight),
@@ -862,6 +893,12 @@ impl Core {
         if let Some(count) = self.stats.app_events_in.get_mut(app) {
             *count += 1;
         }
+    }
+
+    fn forward(&mut self, app: &AppKey, channel: ChannelName, event: Event, except: Option<ConnectionId>) {
+        let home = self.channel_home(app, &channel);
+        self.borrow(home, event.weight());
+        self.send(home, Message::Publish { app: app.clone(), channel, event, except });
     }
 
     /// Counts bytes on their way to a shard, until it [repays](Self::repay) them.

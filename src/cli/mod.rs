@@ -1,0 +1,84 @@
+//! The command line: one subcommand, one file.
+
+pub mod check_config;
+pub mod dev;
+pub mod publish;
+pub mod serve;
+pub mod sources;
+pub mod token;
+
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::config::{self, ConfigError};
+
+/// A flag that cannot be used (`EX_USAGE` of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+/// A configuration that cannot be used (`EX_CONFIG` of sysexits.h).
+const EXIT_CONFIG: u8 = 78;
+
+/// Self-hosted realtime push server: clients subscribe to channels over WebSocket, backends push over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "hydrant", version, about, long_about = None)]
+struct Cli {
+    /// Without one, `dev`
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::Args),
+    Serve(serve::Args),
+    CheckConfig(check_config::Args),
+    Token(token::Args),
+    Publish(publish::Args),
+    #[command(hide = true)]
+    Master,
+    #[command(hide = true)]
+    Slave,
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked_for { 0 } else { EXIT_USAGE });
+        }
+    };
+    // the one TLS implementation of the process, for jobs over https and rediss
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let result = match cli.command.unwrap_or_else(|| Command::Dev(dev::Args::default())) {
+        Command::Dev(args) => dev::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::CheckConfig(args) => check_config::run(args),
+        Command::Token(args) => token::run(args),
+        Command::Publish(args) => publish::run(args),
+        Command::Master | Command::Slave => {
+            eprintln!(
+                "error: master and slave cannot run as separate processes yet; `hydrant serve` runs both roles in \
+                 one process, each on its own listener (GUSHER_MASTER_API_LISTEN and GUSHER_API_LISTEN)"
+            );
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => match error.downcast_ref::<ConfigError>() {
+            Some(wrong) => {
+                eprintln!("{wrong}");
+                let is_usage = wrong.kind() == config::ErrorKind::Usage;
+                ExitCode::from(if is_usage { EXIT_USAGE } else { EXIT_CONFIG })
+            }
+            None => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        },
+    }
+}

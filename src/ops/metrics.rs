@@ -1,0 +1,145 @@
+//! The ops listener: Prometheus metrics, health and build info.
+
+use std::fmt;
+
+use hyper::{Method, StatusCode};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::core::{Answer, CloseReason, Query, Rejection, Stats, TURN_BUCKETS_US};
+use crate::protocol::{Answering, FrontDoor};
+use crate::shard::http::{self, Exchange, NOT_FOUND, Response};
+
+use super::health;
+
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The ops door: `/metrics`, `/healthz`, `/readyz`, `/version`.
+#[derive(Debug)]
+pub struct OpsDoor;
+
+impl FrontDoor for OpsDoor {
+    fn owns(&self, path: &str) -> bool {
+        path == "/metrics" || health::owns(path)
+    }
+
+    fn answer(&self, exchange: Exchange) -> Answering<'_> {
+        Box::pin(async move {
+            match exchange.path.as_str() {
+                "/metrics" if *exchange.request.method() == Method::GET => metrics(&exchange).await,
+                "/metrics" => http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n"),
+                _ => health::answer(&exchange).await,
+            }
+        })
+    }
+}
+
+async fn metrics(exchange: &Exchange) -> Response {
+    let asked = exchange.shard.ask(|core, request| {
+        core.query(request, Query::Stats);
+        Ok(())
+    });
+    let Ok(Answer::Stats(stats)) = asked.await else {
+        return http::text(StatusCode::SERVICE_UNAVAILABLE, "a shard does not answer\n");
+    };
+    let shared = exchange.shard.shared();
+    let connections_of_apps = shared
+        .node
+        .admission
+        .per_app()
+        .into_iter()
+        .filter(|(app, _)| shared.node.apps.contains(app))
+        .map(|(app, count)| (app.as_str().to_owned(), count as u64))
+        .collect();
+    let scrape = Scrape { stats: *stats, connections_of_apps, event_bytes: shared.node.ledger.bytes() as u64 };
+    let mut registry = Registry::with_prefix("hydrant");
+    registry.register_collector(Box::new(scrape));
+    let mut text = String::new();
+    match encode(&mut text, &registry) {
+        Ok(()) => http::response(StatusCode::OK, OPEN_METRICS, text),
+        Err(_) => http::text(StatusCode::INTERNAL_SERVER_ERROR, NOT_FOUND),
+    }
+}
+
+/// The numbers of one moment.
+#[derive(Debug)]
+struct Scrape {
+    stats: Stats,
+    connections_of_apps: Vec<(String, u64)>,
+    event_bytes: u64,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let stats = &self.stats;
+        for (name, help, value) in [
+            ("connections", "Client connections alive", stats.connections),
+            ("subscriptions", "Connection and channel pairs alive", stats.subscriptions),
+            ("channels", "Channels with a subscriber", stats.channels),
+            ("users", "Distinct users connected", stats.users),
+            ("outbox_frames_bytes", "Encoded events in memory, shared ones counted once", self.event_bytes),
+        ] {
+            let gauge = ConstGauge::new(value as i64);
+            gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        }
+        for (name, help, value) in [
+            ("connections_opened", "Client connections ever opened", stats.connections_opened),
+            ("events_in", "Events accepted for channels", stats.events_in),
+            ("events_out", "Events queued for connections", stats.events_out),
+            ("commands", "Client messages received", stats.commands),
+            ("bytes_in", "Bytes read from client connections", stats.bytes_in),
+            ("bytes_out", "Bytes written to client connections", stats.bytes_out),
+            ("writes", "Write calls on client connections", stats.writes),
+            ("panics", "Panics caught", stats.panics),
+            (
+                "outbox_overflows",
+                "Connections closed because they did not read what they were sent",
+                stats.connections_closed[CloseReason::SlowReader.index()],
+            ),
+        ] {
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(name, help, None, MetricType::Counter)?)?;
+        }
+        let closed = CloseReason::ALL.map(|reason| (reason.label(), stats.connections_closed[reason.index()]));
+        counters(&mut encoder, "connections_closed", "Client connections ever closed", "reason", &closed)?;
+        let rejected = Rejection::ALL.map(|rejection| (rejection.label(), stats.rejections[rejection.index()]));
+        counters(&mut encoder, "rejections", "Refusals", "reason", &rejected)?;
+        let events: Vec<(&str, u64)> = stats.app_events_in.iter().map(|(app, count)| (app.as_str(), *count)).collect();
+        counters(&mut encoder, "app_events_in", "Events accepted for channels, per configured app", "app", &events)?;
+        let mut family = encoder.encode_descriptor(
+            "app_connections",
+            "Client connections alive, per configured app",
+            None,
+            MetricType::Gauge,
+        )?;
+        for (app, count) in &self.connections_of_apps {
+            ConstGauge::new(*count as i64).encode(family.encode_family(&[("app", app.as_str())])?)?;
+        }
+        let mut build = encoder.encode_descriptor("build", "Version of this build", None, MetricType::Info)?;
+        build.encode_info(&[("version", health::VERSION)])?;
+        let bounds = TURN_BUCKETS_US.map(|us| us as f64 / 1e6).into_iter().chain([f64::MAX]);
+        let buckets: Vec<(f64, u64)> = bounds.zip(stats.turns).collect();
+        let mut turns = encoder.encode_descriptor("turn_seconds", "Length of a shard's turn", None, MetricType::Histogram)?;
+        turns.encode_histogram::<NoLabelSet>(stats.turns_us as f64 / 1e6, stats.turns.iter().sum(), &buckets, None)
+    }
+}
+
+/// Counters of one name, told apart by a label.
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: &[(&str, u64)],
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (value, count) in values {
+        ConstCounter::new(*count).encode(family.encode_family(&[(label, *value)])?)?;
+    }
+    Ok(())
+}

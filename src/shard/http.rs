@@ -1,0 +1,298 @@
+//! HTTP/1 on a shard: one connection at a time, trust checks, and the way to the front door that owns a path.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Body, Incoming};
+use hyper::header::{self, HeaderMap, HeaderValue};
+use hyper::service::service_fn;
+use hyper::{StatusCode, Uri};
+use hyper_util::rt::{TokioIo, TokioTimer};
+
+use super::listener::{Listener, Trust};
+use super::stream::Stream;
+use super::{Running, Shard};
+use crate::credential::constant_time_eq;
+
+/// A response; bodies here are short and complete.
+pub type Response = hyper::Response<Full<Bytes>>;
+
+/// Plain text of an unknown path, as gusher's originals write it.
+pub const NOT_FOUND: &str = "404 page not found\n";
+
+/// A request on its way to its front door.
+pub struct Exchange {
+    /// The request; its path still has the listener's prefix.
+    pub request: hyper::Request<Incoming>,
+    /// The raw path, without the listener's prefix.
+    pub path: String,
+    /// The client's address: the peer's, or what a trusted proxy says.
+    pub client: Option<IpAddr>,
+    /// Where the request is.
+    pub shard: Rc<Shard>,
+    pub(super) seat: Rc<Seat>,
+}
+
+/// Why a body was not read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BodyError {
+    /// Over `body_bytes_max`.
+    TooLarge,
+    /// Not there after `request_timeout`.
+    Late,
+    /// The client went away, or sent something that is no body.
+    Broken,
+}
+
+impl BodyError {
+    /// What the client is told, in plain text; the connection ends with it.
+    pub fn response(self, bytes_max: usize) -> Response {
+        let (status, words) = match self {
+            BodyError::TooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {bytes_max} bytes (limits.body_bytes_max)\n"))
+            }
+            BodyError::Late => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time\n".to_owned()),
+            BodyError::Broken => (StatusCode::BAD_REQUEST, "the body could not be read\n".to_owned()),
+        };
+        let mut response = text(status, words);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+}
+
+impl Exchange {
+    /// The query string; empty if there is none.
+    pub fn query(&self) -> &str {
+        self.request.uri().query().unwrap_or("")
+    }
+
+    /// Reads the whole body.
+    ///
+    /// # Errors
+    /// See [`BodyError`].
+    pub async fn body(&mut self) -> Result<Bytes, BodyError> {
+        let limits = &self.shard.shared().node.limits;
+        let body = self.request.body_mut();
+        if body.size_hint().lower() > limits.body_bytes_max as u64 {
+            return Err(BodyError::TooLarge);
+        }
+        if body.is_end_stream() {
+            return Ok(Bytes::new());
+        }
+        match tokio::time::timeout(limits.request_timeout, Limited::new(body, limits.body_bytes_max).collect()).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge),
+            Ok(Err(_)) => Err(BodyError::Broken),
+            Err(_) => Err(BodyError::Late),
+        }
+    }
+}
+
+/// A response with a body of that type.
+pub fn response(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Plain text.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response {
+    response(status, "text/plain; charset=utf-8", body)
+}
+
+/// Counts a socket on its listener and shard while it lives.
+pub(super) struct Seat {
+    listener: Arc<Listener>,
+    shard: usize,
+}
+
+impl Seat {
+    pub(super) fn take(listener: Arc<Listener>, shard: usize) -> Rc<Self> {
+        listener.seats[shard].fetch_add(1, Ordering::Relaxed);
+        Rc::new(Self { listener, shard })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.listener.seats[self.shard].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts a socket that is not a client connection, for `http_connections_max`.
+struct Visitor<'a>(&'a AtomicUsize);
+
+impl Drop for Visitor<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves one accepted socket until it is closed or becomes a client connection.
+pub(super) async fn serve(shard: Rc<Shard>, listener: Arc<Listener>, stream: Stream) {
+    let shared = shard.shared.clone();
+    let limits = &shared.node.limits;
+    let visitors = shared.http_connections.fetch_add(1, Ordering::Relaxed);
+    let _visitor = Visitor(&shared.http_connections);
+    if visitors >= limits.http_connections_max {
+        return;
+    }
+    let peer = stream.peer();
+    let seat = Seat::take(listener.clone(), usize::from(shard.index));
+    let began = Rc::new(Cell::new(false));
+    let first = began.clone();
+    let shard_of_service = shard.clone();
+    let service = service_fn(move |request| {
+        first.set(true);
+        let (shard, listener, seat) = (shard_of_service.clone(), listener.clone(), seat.clone());
+        async move {
+            let _running = Running::new(shard.clone());
+            Ok::<_, Infallible>(respond(shard, &listener, seat, peer, request).await)
+        }
+    });
+    let mut connection = std::pin::pin!(
+        hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.keep_alive_timeout)
+            .max_buf_size(limits.header_bytes_max)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades()
+    );
+    // the first request has less time than the later ones of a connection that has proved itself
+    let mut is_late = std::pin::pin!(first_request_is_late(began, limits.handshake_timeout));
+    let mut draining = shared.draining.clone();
+    let mut drain = std::pin::pin!(draining.wait_for(|draining| *draining));
+    let (mut waits, mut stays) = (true, true);
+    loop {
+        tokio::select! {
+            _ = &mut connection => return,
+            late = &mut is_late, if waits => {
+                if late {
+                    return;
+                }
+                waits = false;
+            }
+            _ = &mut drain, if stays => {
+                stays = false;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+async fn first_request_is_late(began: Rc<Cell<bool>>, after: Duration) -> bool {
+    tokio::time::sleep(after).await;
+    !began.get()
+}
+
+async fn respond(
+    shard: Rc<Shard>,
+    listener: &Listener,
+    seat: Rc<Seat>,
+    peer: Option<IpAddr>,
+    request: hyper::Request<Incoming>,
+) -> Response {
+    let client = listener.client(peer, request.headers());
+    if let Err(words) = check_trust(listener, client, &request) {
+        return text(StatusCode::FORBIDDEN, words);
+    }
+    let Some(path) = request.uri().path().strip_prefix(&*listener.path_prefix) else {
+        return text(StatusCode::NOT_FOUND, NOT_FOUND);
+    };
+    let path = path.to_owned();
+    match listener.doors.iter().find(|door| door.owns(&path)) {
+        Some(door) => door.answer(Exchange { request, path, client, shard, seat }).await,
+        None => text(StatusCode::NOT_FOUND, NOT_FOUND),
+    }
+}
+
+/// What a listener demands of everyone; `Err` says in words what is missing.
+fn check_trust<B>(listener: &Listener, client: Option<IpAddr>, request: &hyper::Request<B>) -> Result<(), String> {
+    let Trust { allow, token, hosts, trusted } = &listener.trust;
+    if !allow.is_empty()
+        && let Some(client) = client
+        && !allow.iter().any(|net| net.contains(&client))
+    {
+        return Err(format!("{client} is not in this listener's allow list\n"));
+    }
+    if let Some(token) = token {
+        let given = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
+        let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
+        if !constant_time_eq(given, token.expose().as_bytes()) {
+            return Err("this listener needs its token: Authorization: Bearer …\n".to_owned());
+        }
+    }
+    if *trusted {
+        check_same_site(request.uri(), request.headers(), hosts)?;
+    }
+    Ok(())
+}
+
+/// A web page of another site, open in a browser near the server, must not use an API that asks for no credentials:
+/// neither directly (foreign `Origin`) nor by a name that its owner points here (foreign `Host`).
+fn check_same_site(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(), String> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or_else(|| uri.authority().map(|a| a.as_str()));
+    let Some(host) = host else { return Ok(()) };
+    let name = without_port(host);
+    // a public name has a dot in it; service names of a private network do not
+    let is_near = !name.contains('.') || name.parse::<IpAddr>().is_ok();
+    if !is_near && !hosts.iter().any(|listed| listed.eq_ignore_ascii_case(name)) {
+        return Err(format!("the name {name:?} is not among this listener's hosts\n"));
+    }
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let origin = origin.to_str().unwrap_or("");
+        let site = origin.split_once("://").map_or("", |(_, site)| site);
+        if !site.eq_ignore_ascii_case(host) {
+            return Err(format!("requests from pages of {origin:?} are not accepted here\n"));
+        }
+    }
+    Ok(())
+}
+
+fn without_port(host: &str) -> &str {
+    if let Some(v6) = host.strip_prefix('[') {
+        return v6.split(']').next().unwrap_or(v6);
+    }
+    host.rsplit_once(':').map_or(host, |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn same_site() {
+        let check = |host: &str, origin: Option<&str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().unwrap());
+            if let Some(origin) = origin {
+                headers.insert(header::ORIGIN, origin.parse().unwrap());
+            }
+            check_same_site(&Uri::from_static("/"), &headers, &["push.example.org".to_owned()]).is_ok()
+        };
+        for (host, origin, expected) in [
+            ("127.0.0.1:6002", None, true),
+            ("[::1]:6002", None, true),
+            ("localhost:6002", None, true),
+            ("hydrant:6002", None, true),
+            ("push.example.org", None, true),
+            ("PUSH.example.org:80", None, true),
+            ("evil.example.org:6002", None, false),
+            ("127.0.0.1.evil.org", None, false),
+            ("127.0.0.1:6002", Some("http://127.0.0.1:6002"), true),
+            ("127.0.0.1:6002", Some("http://127.0.0.1:8080"), false),
+            ("127.0.0.1:6002", Some("https://evil.example.org"), false),
+            ("127.0.0.1:6002", Some("null"), false),
+        ] {
+            assert_eq!(check(host, origin), expected, "{host} {origin:?}");
+        }
+    }
+}

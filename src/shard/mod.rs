@@ -1,0 +1,459 @@
+//! The data plane: one thread per shard, which accepts, reads, fans out and writes; nothing of it is shared.
+//!
+//! Around the [`Core`] of its shard the runtime moves bytes, messages and time. It works in *turns*: a turn takes what is
+//! in the mailbox, hands events to a slice of their subscribers, and then writes each socket that has something
+//! pending once, with everything that is pending.
+
+pub mod http;
+pub mod listener;
+mod stream;
+pub mod ws;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::{LocalSet, spawn_local, yield_now};
+
+use crate::core::{Answer, CloseReason, Core, Effect, Message, Node, Outcome, Rejection, RequestId, ShardIndex};
+use crate::hooks::jobs::Jobs;
+use listener::Listener;
+use stream::Accepted;
+use ws::session::{Conn, part};
+
+/// Messages taken from the mailbox in one turn.
+const TURN_MESSAGES_MAX: usize = 64;
+/// Frames written with one call.
+const WRITE_FRAMES_MAX: usize = 64;
+/// After a pass over all subscribers that took L, the next begins at the earliest 4 L after its beginning: the busier
+/// a shard, the more events share one write.
+const PASS_SPACING: u32 = 4;
+/// The longest such wait.
+const PASS_SPACING_MAX: Duration = Duration::from_millis(20);
+/// How long a shard that drains waits for requests and goodbyes under way.
+const DRAIN_LINGER: Duration = Duration::from_secs(2);
+/// How often a shard that drains closes the next part of its connections.
+const DRAIN_STEP: Duration = Duration::from_millis(20);
+
+/// What all shards, doors and the control plane of one node hold in common.
+pub struct Shared {
+    /// The core's part of it.
+    pub node: Node,
+    /// Where `gusher.remote` and its like are handed on.
+    pub jobs: Jobs,
+    /// Every listener serves: what `/readyz` says.
+    pub ready: AtomicBool,
+    /// Sockets that are not client connections, for `http_connections_max`.
+    pub http_connections: AtomicUsize,
+    /// Set once, when the node shuts down.
+    pub draining: watch::Receiver<bool>,
+}
+
+impl Shared {
+    /// Whether the node wants traffic: everything listens, and it is not shutting down.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && !*self.draining.borrow()
+    }
+}
+
+/// What arrives in a shard's mailbox.
+pub enum Mail {
+    /// From another shard's core.
+    Core(Message),
+    /// A stream that another shard accepted, for balance.
+    Stream(Handover),
+    /// Close every connection, spread over this time, then say so.
+    Drain(Duration, oneshot::Sender<()>),
+    /// End the thread.
+    Stop,
+}
+
+/// A stream on its way to another shard.
+pub struct Handover {
+    accepted: Accepted,
+    listener: Arc<Listener>,
+}
+
+/// One shard, as its own thread sees it.
+pub struct Shard {
+    index: ShardIndex,
+    shared: Arc<Shared>,
+    core: RefCell<Core>,
+    /// By slot of the core's connections; empty until the handshake is complete.
+    conns: RefCell<Vec<Option<Rc<Conn>>>>,
+    mailboxes: Arc<[UnboundedSender<Mail>]>,
+    requests: RefCell<HashMap<RequestId, oneshot::Sender<Answer>>>,
+    last_request: Cell<RequestId>,
+    /// Handshakes that wait for their place on the roster, by slot.
+    connecting: RefCell<HashMap<u32, oneshot::Sender<()>>>,
+    /// There is something to fan out.
+    work: Notify,
+    effects: RefCell<Vec<Effect>>,
+    dirty: RefCell<Vec<u32>>,
+    /// What sockets are read into; bytes of one read are dealt with before the next.
+    scratch: RefCell<Vec<u8>>,
+    epoch: Instant,
+    /// Tasks that keep the shard from ending: requests and goodbyes under way.
+    tasks: Cell<usize>,
+}
+
+/// Bytes that one read takes at most.
+const READ_BYTES: usize = 64 << 10;
+
+impl Shard {
+    /// Runs a shard on the current thread until it is told to stop.
+    ///
+    /// # Errors
+    /// The runtime or a listener could not be set up.
+    pub fn run(
+        index: ShardIndex,
+        shared: Arc<Shared>,
+        mailboxes: Arc<[UnboundedSender<Mail>]>,
+        mailbox: UnboundedReceiver<Mail>,
+        listeners: Vec<(Arc<Listener>, listener::Socket)>,
+        epoch: Instant,
+    ) -> io::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let shard = Rc::new(Shard {
+            index,
+            core: RefCell::new(Core::new(index, shared.node.clone())),
+            shared,
+            conns: RefCell::default(),
+            mailboxes,
+            requests: RefCell::default(),
+            last_request: Cell::new(0),
+            connecting: RefCell::default(),
+            work: Notify::new(),
+            effects: RefCell::default(),
+            dirty: RefCell::default(),
+            scratch: RefCell::new(vec![0; READ_BYTES]),
+            epoch,
+            tasks: Cell::new(0),
+        });
+        LocalSet::new().block_on(&runtime, async {
+            for (listener, socket) in listeners {
+                listener::accept_on(shard.clone(), listener, socket)?;
+            }
+            turns(shard, mailbox).await;
+            Ok(())
+        })
+    }
+
+    // ------------------------------------------------------------------ for the front doors
+
+    /// What the node holds in common.
+    pub fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Wall clock, in seconds since 1970.
+    pub fn unix_s(&self) -> u64 {
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    /// Calls a verb of the core, and carries out what it leads to.
+    pub fn act<T>(self: &Rc<Self>, verb: impl FnOnce(&mut Core) -> T) -> T {
+        let result = {
+            let mut core = self.core.borrow_mut();
+            core.set_now(self.now_ms());
+            verb(&mut core)
+        };
+        self.come_to_rest();
+        result
+    }
+
+    /// Calls a verb that is answered by other shards, and waits for the answer.
+    ///
+    /// # Errors
+    /// The core refused, or (after `request_timeout`) a shard did not answer: [`Rejection::Overloaded`].
+    pub async fn ask(
+        self: &Rc<Self>,
+        verb: impl FnOnce(&mut Core, RequestId) -> Result<(), Rejection>,
+    ) -> Result<Answer, Rejection> {
+        let request = self.last_request.get() + 1;
+        self.last_request.set(request);
+        let (answer, answered) = oneshot::channel();
+        self.requests.borrow_mut().insert(request, answer);
+        let asked = Asked { shard: self, request };
+        self.act(|core| verb(core, asked.request))?;
+        tokio::time::timeout(self.shared.node.limits.request_timeout, answered)
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .ok_or(Rejection::Overloaded)
+    }
+
+    // ------------------------------------------------------------------ turns
+
+    fn now_ms(&self) -> u64 {
+        self.epoch.elapsed().as_millis() as u64
+    }
+
+    /// Carries out effects and writes until nothing more follows from what was done.
+    fn come_to_rest(self: &Rc<Self>) {
+        loop {
+            self.carry_out_effects();
+            if !self.flush() {
+                break;
+            }
+        }
+        if self.core.borrow().has_waiting() {
+            self.work.notify_one();
+        }
+    }
+
+    fn carry_out_effects(self: &Rc<Self>) {
+        let mut effects = self.effects.take();
+        loop {
+            self.core.borrow_mut().take_effects(&mut effects);
+            if effects.is_empty() {
+                break;
+            }
+            for effect in effects.drain(..) {
+                self.carry_out(effect);
+            }
+        }
+        self.effects.replace(effects);
+    }
+
+    fn carry_out(self: &Rc<Self>, effect: Effect) {
+        match effect {
+            // a shard that has ended after a drain has nobody left to tell
+            Effect::Send(shard, message) => drop(self.mailboxes[usize::from(shard)].send(Mail::Core(message))),
+            Effect::Connected(slot) => {
+                if let Some(connected) = self.connecting.borrow_mut().remove(&slot) {
+                    let _ = connected.send(());
+                }
+            }
+            Effect::Outcome(slot, outcome) => self.reply_to_command(slot, outcome),
+            Effect::Answered(request, answer) => {
+                if let Some(asked) = self.requests.borrow_mut().remove(&request) {
+                    let _ = asked.send(answer);
+                }
+            }
+            Effect::Ping(slot) => self.core.borrow_mut().reply(slot, ws::codec::ping_frame(b"").into()),
+            Effect::Close(slot, reason) => self.take_down(slot, reason, None),
+        }
+    }
+
+    fn reply_to_command(self: &Rc<Self>, slot: u32, outcome: Outcome) {
+        let Some(conn) = self.conn(slot) else { return };
+        if let Some(text) = self.guarded(slot, || conn.session().subscribed(outcome)) {
+            self.core.borrow_mut().reply(slot, ws::codec::text_frame(text.as_bytes()).into());
+        }
+        conn.command_ended();
+    }
+
+    /// Runs protocol code for one connection; a panic in it costs that connection alone.
+    fn guarded<T>(&self, slot: u32, code: impl FnOnce() -> T) -> Option<T> {
+        let result = catch_unwind(AssertUnwindSafe(code)).ok();
+        if result.is_none() {
+            let mut core = self.core.borrow_mut();
+            core.stats_mut().panics += 1;
+            core.close(slot, CloseReason::Internal);
+        }
+        result
+    }
+
+    fn conn(&self, slot: u32) -> Option<Rc<Conn>> {
+        self.conns.borrow().get(slot as usize)?.clone()
+    }
+
+    /// Writes every connection that has something pending. Returns whether there was one.
+    fn flush(&self) -> bool {
+        let mut dirty = self.dirty.take();
+        self.core.borrow_mut().take_dirty(&mut dirty);
+        let any = !dirty.is_empty();
+        for slot in dirty.drain(..) {
+            self.flush_one(slot);
+        }
+        self.dirty.replace(dirty);
+        any
+    }
+
+    fn flush_one(&self, slot: u32) {
+        let conns = self.conns.borrow();
+        let mut core = self.core.borrow_mut();
+        if let Some(conn) = conns.get(slot as usize).and_then(Option::as_ref) {
+            while !conn.is_blocked() {
+                let Some(outbox) = core.outbox_mut(slot) else { break };
+                let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
+                let filled = outbox.fill(&mut slices);
+                if filled == 0 {
+                    break;
+                }
+                match conn.stream.try_write_vectored(&slices[..filled]) {
+                    Ok(written) => {
+                        outbox.advance(written);
+                        let stats = core.stats_mut();
+                        stats.writes += 1;
+                        stats.bytes_out += written as u64;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.blocked(),
+                    Err(_) => {
+                        core.close(slot, CloseReason::Client);
+                        break;
+                    }
+                }
+            }
+        }
+        core.flushed(slot);
+    }
+
+    /// Ends a connection: off the roster at once, then what is still to be said is said by a task of its own.
+    fn take_down(self: &Rc<Self>, slot: u32, reason: CloseReason, close_frame: Option<Vec<u8>>) {
+        let conn = self.conns.borrow_mut().get_mut(slot as usize).and_then(Option::take);
+        let record = conn.is_some().then(|| self.core.borrow().connection(slot).map(ws::session::Record::of)).flatten();
+        let outbox = self.core.borrow_mut().disconnect(slot, reason);
+        let (Some(conn), Some(outbox)) = (conn, outbox) else { return };
+        if let Some(record) = record {
+            record.log(conn.session().protocol(), reason, self.now_ms());
+        }
+        conn.end();
+        let frame = close_frame.or_else(|| {
+            (reason != CloseReason::Client).then(|| {
+                let farewell = conn.session().farewell(reason);
+                ws::codec::close_frame(farewell.code, &farewell.reason)
+            })
+        });
+        self.spawn(part(conn, outbox, frame, reason));
+    }
+
+    /// Runs a task that the shard waits for when it drains.
+    fn spawn(self: &Rc<Self>, task: impl Future<Output = ()> + 'static) {
+        let running = Running::new(self.clone());
+        spawn_local(async move {
+            task.await;
+            drop(running);
+        });
+    }
+
+    /// A message or a piece of work must not take the shard with it.
+    fn survive(self: &Rc<Self>, work: impl FnOnce()) {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.core.borrow_mut().stats_mut().panics += 1;
+        }
+    }
+}
+
+/// A request whose asker waits; forgotten when it no longer does.
+struct Asked<'a> {
+    shard: &'a Rc<Shard>,
+    request: RequestId,
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        self.shard.requests.borrow_mut().remove(&self.request);
+    }
+}
+
+/// Counts a task among those that the shard waits for.
+struct Running(Rc<Shard>);
+
+impl Running {
+    fn new(shard: Rc<Shard>) -> Self {
+        shard.tasks.set(shard.tasks.get() + 1);
+        Self(shard)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.tasks.set(self.0.tasks.get() - 1);
+    }
+}
+
+/// The life of a shard.
+async fn turns(shard: Rc<Shard>, mut mailbox: UnboundedReceiver<Mail>) {
+    let limits = shard.shared.node.limits.clone();
+    let resolution = (limits.ping_interval.min(limits.pong_timeout) / 4)
+        .clamp(Duration::from_millis(10), Duration::from_secs(1));
+    let mut ticks = tokio::time::interval(resolution);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut mail = Vec::with_capacity(TURN_MESSAGES_MAX);
+    let mut pass_began = Instant::now();
+    let mut next_pass = pass_began;
+    loop {
+        let (fans_out, waits) = {
+            let core = shard.core.borrow();
+            (core.has_fan_out(), core.has_waiting())
+        };
+        if fans_out || waits && Instant::now() >= next_pass {
+            yield_now().await; // lets sockets, requests and timers have their turn between two slices
+            while mail.len() < TURN_MESSAGES_MAX
+                && let Ok(message) = mailbox.try_recv()
+            {
+                mail.push(message);
+            }
+        } else {
+            tokio::select! {
+                biased;
+                _ = mailbox.recv_many(&mut mail, TURN_MESSAGES_MAX) => {}
+                () = tokio::time::sleep_until(next_pass.into()), if waits => {}
+                () = shard.work.notified(), if !waits => {}
+                _ = ticks.tick() => shard.survive(|| shard.core.borrow_mut().tick(shard.now_ms())),
+            }
+        }
+        let began = Instant::now();
+        for message in mail.drain(..) {
+            match message {
+                Mail::Core(message) => shard.survive(|| {
+                    let mut core = shard.core.borrow_mut();
+                    core.set_now(shard.now_ms());
+                    core.receive(message);
+                }),
+                Mail::Stream(handover) => listener::take_over(&shard, handover),
+                Mail::Drain(over, drained) => drop(spawn_local(drain(shard.clone(), over, drained))),
+                Mail::Stop => return,
+            }
+            shard.survive(|| shard.carry_out_effects());
+        }
+        {
+            let mut core = shard.core.borrow_mut();
+            if !core.has_fan_out() && core.has_waiting() && began >= next_pass {
+                core.begin_pass();
+                pass_began = began;
+            }
+        }
+        let fanned_out = shard.core.borrow().has_fan_out();
+        if fanned_out {
+            shard.survive(|| {
+                shard.core.borrow_mut().fan_out();
+            });
+        }
+        shard.survive(|| shard.come_to_rest());
+        let ended = Instant::now();
+        let mut core = shard.core.borrow_mut();
+        core.stats_mut().turn((ended - began).as_micros() as u64);
+        if fanned_out && !core.has_fan_out() {
+            next_pass = pass_began + ((ended - pass_began) * PASS_SPACING).min(PASS_SPACING_MAX);
+        }
+    }
+}
+
+/// Closes every connection, a part at a time, so that not all clients come back elsewhere in one moment.
+async fn drain(shard: Rc<Shard>, over: Duration, drained: oneshot::Sender<()>) {
+    let slots = shard.core.borrow().slots();
+    let steps = (over.as_millis() / DRAIN_STEP.as_millis()).max(1) as usize;
+    for part in slots.chunks(slots.len().div_ceil(steps).max(1)) {
+        shard.act(|core| part.iter().for_each(|slot| core.close(*slot, CloseReason::Draining)));
+        tokio::time::sleep(DRAIN_STEP).await;
+    }
+    // whoever came in meanwhile
+    shard.act(|core| core.slots().into_iter().for_each(|slot| core.close(slot, CloseReason::Draining)));
+    let finished = async {
+        while shard.tasks.get() > 0 {
+            tokio::time::sleep(DRAIN_STEP).await;
+        }
+    };
+    let _ = tokio::time::timeout(DRAIN_LINGER, finished).await;
+    let _ = drained.send(());
+}

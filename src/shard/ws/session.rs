@@ -1,0 +1,450 @@
+//! A client connection from the handshake to the last byte.
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::sync::oneshot;
+use tokio::task::spawn_local;
+
+use super::codec::{self, Decoder, Message};
+use super::handshake::{self, NotAnUpgrade};
+use crate::core::{CloseReason, Connection, ConnectionId, DialectIndex, Hello, Outbox, Permissions, Rejection, UserId};
+use crate::core::AppKey;
+use crate::protocol::{Farewell, Heard, Session, Step};
+use crate::shard::http::{Exchange, Response, Seat};
+use crate::shard::stream::Stream;
+use crate::shard::{Shard, WRITE_FRAMES_MAX};
+
+/// How long a connection that was taken down may take to read what it is still sent.
+const CLOSE_LINGER: Duration = Duration::from_secs(2);
+/// Reads of one connection before others get their turn.
+const READS_MAX: usize = 4;
+
+/// What a front door knows of a client whose credential it has verified.
+#[derive(Debug)]
+pub struct Welcome {
+    /// The app that the credential is for.
+    pub app: AppKey,
+    /// Who it is; empty if it did not say.
+    pub user: UserId,
+    /// What it may use.
+    pub permissions: Permissions,
+    /// What it reads.
+    pub dialect: DialectIndex,
+}
+
+/// Why a handshake was not completed.
+#[derive(Debug)]
+pub enum Refusal {
+    /// The request is no WebSocket handshake.
+    NotAnUpgrade(NotAnUpgrade),
+    /// The core said no.
+    Rejected(Rejection),
+}
+
+/// Completes a handshake: when this answers 101 the connection is on the roster.
+///
+/// # Errors
+/// See [`Refusal`]; the front door puts it into words.
+pub async fn open(
+    mut exchange: Exchange,
+    welcome: Welcome,
+    session: impl FnOnce(ConnectionId) -> Box<dyn Session>,
+) -> Result<Response, Refusal> {
+    let accept = handshake::accept(&exchange.request).map_err(Refusal::NotAnUpgrade)?;
+    let shard = exchange.shard.clone();
+    let id = enter(&shard, &exchange, welcome).map_err(Refusal::Rejected)?;
+    let opening = Opening { shard: shard.clone(), id, done: false };
+    let (connected, is_connected) = oneshot::channel();
+    shard.connecting.borrow_mut().insert(id.slot, connected);
+    shard.come_to_rest();
+    if is_connected.await.is_err() {
+        return Err(Refusal::Rejected(Rejection::Draining));
+    }
+    let upgrade = hyper::upgrade::on(&mut exchange.request);
+    let session = session(id);
+    let seat = exchange.seat.clone();
+    spawn_local(async move {
+        let mut opening = opening;
+        if let Some((stream, early)) = upgraded(upgrade).await {
+            opening.done = true;
+            let conn = Rc::new(Conn::new(id, stream, session, seat));
+            attach(&shard, &conn);
+            // a task of its own: the one that shook hands is many times larger
+            spawn_local(run(shard, conn, early));
+        }
+    });
+    Ok(handshake::switching_protocols(accept))
+}
+
+fn enter(shard: &Rc<Shard>, exchange: &Exchange, welcome: Welcome) -> Result<ConnectionId, Rejection> {
+    let node = &shard.shared.node;
+    if *shard.shared.draining.borrow() {
+        return Err(shard.core.borrow_mut().rejected(Rejection::Draining));
+    }
+    let permit = node
+        .admission
+        .admit(&welcome.app, exchange.client, &node.limits)
+        .map_err(|rejection| shard.core.borrow_mut().rejected(rejection))?;
+    let nonce = uuid::Uuid::new_v4().as_u128() as u64;
+    let (user, permissions, dialect) = (welcome.user, welcome.permissions, welcome.dialect);
+    // not through `act`: what follows must find the handshake waiting for it
+    let mut core = shard.core.borrow_mut();
+    core.set_now(shard.now_ms());
+    core.connect(Hello { permit, user, permissions, dialect, nonce })
+}
+
+async fn upgraded(upgrade: OnUpgrade) -> Option<(Stream, Vec<u8>)> {
+    let parts = upgrade.await.ok()?.downcast::<TokioIo<Stream>>().ok()?;
+    // copied: the buffer of the handshake is large and must not live as long as the connection
+    Some((parts.io.into_inner(), parts.read_buf.to_vec()))
+}
+
+/// A connection that is on the roster but has no stream yet; it leaves when the handshake comes to nothing.
+struct Opening {
+    shard: Rc<Shard>,
+    id: ConnectionId,
+    done: bool,
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.shard.connecting.borrow_mut().remove(&self.id.slot);
+        if !self.done && self.shard.core.borrow().connection(self.id.slot).is_some_and(|held| held.id() == self.id) {
+            self.shard.act(|core| core.disconnect(self.id.slot, CloseReason::Client));
+        }
+    }
+}
+
+/// The I/O side of a connection. Its state is the core's.
+pub(in crate::shard) struct Conn {
+    id: ConnectionId,
+    pub(in crate::shard) stream: Stream,
+    session: RefCell<Box<dyn Session>>,
+    /// Wakes the connection's task.
+    waker: RefCell<Option<Waker>>,
+    /// The socket takes no more for now.
+    blocked: Cell<bool>,
+    /// A command is in flight: nothing more is read until it has ended.
+    busy: Cell<bool>,
+    ended: Cell<bool>,
+    /// Counts the connection on its listener, for balance between shards.
+    _seat: Rc<Seat>,
+}
+
+impl Conn {
+    fn new(id: ConnectionId, stream: Stream, session: Box<dyn Session>, seat: Rc<Seat>) -> Self {
+        Self {
+            id,
+            stream,
+            session: RefCell::new(session),
+            waker: RefCell::default(),
+            blocked: Cell::new(false),
+            busy: Cell::new(false),
+            ended: Cell::new(false),
+            _seat: seat,
+        }
+    }
+
+    pub(in crate::shard) fn session(&self) -> RefMut<'_, dyn Session> {
+        RefMut::map(self.session.borrow_mut(), |session| &mut **session)
+    }
+
+    pub(in crate::shard) fn is_blocked(&self) -> bool {
+        self.blocked.get()
+    }
+
+    /// The socket is full; its task waits until it takes more.
+    pub(in crate::shard) fn blocked(&self) {
+        self.blocked.set(true);
+        self.wake();
+    }
+
+    pub(in crate::shard) fn command_ended(&self) {
+        self.busy.set(false);
+        self.wake();
+    }
+
+    pub(in crate::shard) fn end(&self) {
+        self.ended.set(true);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Waits for what the connection's task must do next. `has_rest`: bytes were read that are yet to be decoded.
+    async fn next(&self, has_rest: bool) -> Next {
+        poll_fn(|cx| {
+            if self.ended.get() {
+                return Poll::Ready(Next::End);
+            }
+            if self.blocked.get() && self.stream.poll_write_ready(cx).is_ready() {
+                return Poll::Ready(Next::Write);
+            }
+            if !self.busy.get() && (has_rest || self.stream.poll_read_ready(cx).is_ready()) {
+                return Poll::Ready(Next::Read);
+            }
+            let mut waker = self.waker.borrow_mut();
+            if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                *waker = Some(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+enum Next {
+    Read,
+    Write,
+    End,
+}
+
+fn attach(shard: &Rc<Shard>, conn: &Rc<Conn>) {
+    let slot = conn.id.slot as usize;
+    let mut conns = shard.conns.borrow_mut();
+    if conns.len() <= slot {
+        conns.resize(slot + 1, None);
+    }
+    let still_there = shard.core.borrow().connection(conn.id.slot).is_some_and(|held| held.id() == conn.id);
+    if !still_there {
+        conn.end();
+        return;
+    }
+    conns[slot] = Some(conn.clone());
+    drop(conns);
+    // whatever was sent to it between the roster and now
+    shard.flush_one(conn.id.slot);
+    shard.come_to_rest();
+}
+
+/// The task of a connection: reads when there is something, writes when the socket takes more again.
+async fn run(shard: Rc<Shard>, conn: Rc<Conn>, mut rest: Vec<u8>) {
+    let mut decoder = Decoder::new();
+    loop {
+        match conn.next(!rest.is_empty()).await {
+            Next::End => return,
+            Next::Write => {
+                conn.blocked.set(false);
+                shard.flush_one(conn.id.slot);
+                shard.come_to_rest();
+            }
+            Next::Read => {
+                if !rest.is_empty() {
+                    let mut input = std::mem::take(&mut rest);
+                    rest = digest(&shard, &conn, &mut decoder, &mut input);
+                } else {
+                    rest = read(&shard, &conn, &mut decoder);
+                }
+                shard.come_to_rest();
+            }
+        }
+    }
+}
+
+/// Reads what is there; returns what is not decoded because a command is in flight.
+fn read(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder) -> Vec<u8> {
+    let mut scratch = shard.scratch.take();
+    let mut rest = Vec::new();
+    for _ in 0..READS_MAX {
+        match conn.stream.try_read(&mut scratch) {
+            Ok(0) => {
+                shard.core.borrow_mut().close(conn.id.slot, CloseReason::Client);
+                break;
+            }
+            Ok(count) => {
+                let mut core = shard.core.borrow_mut();
+                core.set_now(shard.now_ms());
+                core.heard(conn.id.slot);
+                core.stats_mut().bytes_in += count as u64;
+                drop(core);
+                rest = digest(shard, conn, decoder, &mut scratch[..count]);
+                if !rest.is_empty() || conn.busy.get() || conn.ended.get() {
+                    break;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+            Err(_) => {
+                shard.core.borrow_mut().close(conn.id.slot, CloseReason::Client);
+                break;
+            }
+        }
+    }
+    shard.scratch.replace(scratch);
+    rest
+}
+
+/// Decodes bytes and acts on each message, up to the first that must wait for an answer; returns the bytes after it.
+fn digest(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder, input: &mut [u8]) -> Vec<u8> {
+    let bytes_max = shard.shared.node.limits.command_bytes_max;
+    let mut at = 0;
+    while at < input.len() && !conn.ended.get() {
+        if conn.busy.get() {
+            return input[at..].to_vec();
+        }
+        let decoded = match decoder.decode(&mut input[at..], bytes_max) {
+            Ok(decoded) => decoded,
+            Err(violation) => {
+                let frame = codec::close_frame(violation.close_code(), violation.reason());
+                shard.take_down(conn.id.slot, CloseReason::Violation, Some(frame));
+                break;
+            }
+        };
+        at += decoded.consumed;
+        match decoded.message {
+            Some(message) => hear(shard, conn, message),
+            None => break,
+        }
+        // a subscribe whose channels are all at home here has been answered by now
+        shard.carry_out_effects();
+    }
+    Vec::new()
+}
+
+fn hear(shard: &Rc<Shard>, conn: &Conn, message: Message<'_>) {
+    let slot = conn.id.slot;
+    match message {
+        Message::Text(text) => hear_text(shard, conn, text),
+        // no protocol here speaks binary; the originals ignore it
+        Message::Binary(_) | Message::Pong(_) => {}
+        Message::Ping(payload) => shard.core.borrow_mut().reply(slot, codec::pong_frame(payload).into()),
+        Message::Close { code, .. } => {
+            let frame = codec::close_frame(code.unwrap_or(1000), "");
+            shard.take_down(slot, CloseReason::Client, Some(frame));
+        }
+    }
+}
+
+fn hear_text(shard: &Rc<Shard>, conn: &Conn, text: &str) {
+    let slot = conn.id.slot;
+    let step = {
+        let core = shard.core.borrow();
+        let Some(connection) = core.connection(slot) else { return };
+        let channel_name_bytes_max = shard.shared.node.limits.channel_name_bytes_max;
+        let heard = Heard { text, connection, channel_name_bytes_max, unix_s: shard.unix_s() };
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| conn.session().text(heard)))
+    };
+    let mut core = shard.core.borrow_mut();
+    core.stats_mut().commands += 1;
+    match step {
+        Ok(Step::Reply(text)) => core.reply(slot, codec::text_frame(text.as_bytes()).into()),
+        Ok(Step::Refuse(rejection, text)) => {
+            core.rejected(rejection);
+            core.reply(slot, codec::text_frame(text.as_bytes()).into());
+        }
+        Ok(Step::Subscribe(grants)) => {
+            conn.busy.set(true);
+            core.subscribe(slot, grants);
+        }
+        Ok(Step::Unsubscribe(channel, text)) => {
+            core.unsubscribe(slot, &channel);
+            core.reply(slot, codec::text_frame(text.as_bytes()).into());
+        }
+        Ok(Step::Job(job)) => {
+            conn.busy.set(true);
+            drop(core);
+            let done = shard.shared.jobs.submit(job);
+            spawn_local(await_job(shard.clone(), conn.id, done));
+        }
+        Ok(Step::Close(Farewell { code, reason })) => {
+            drop(core);
+            shard.take_down(slot, CloseReason::Violation, Some(codec::close_frame(code, &reason)));
+        }
+        Err(_) => {
+            core.stats_mut().panics += 1;
+            core.close(slot, CloseReason::Internal);
+        }
+    }
+}
+
+async fn await_job(
+    shard: Rc<Shard>,
+    id: ConnectionId,
+    done: oneshot::Receiver<Result<(), crate::hooks::jobs::JobError>>,
+) {
+    let Ok(result) = done.await else { return };
+    let Some(conn) = shard.conn(id.slot).filter(|conn| conn.id == id) else { return };
+    if let Some(Some(text)) = shard.guarded(id.slot, || conn.session().job_done(result)) {
+        shard.core.borrow_mut().reply(id.slot, codec::text_frame(text.as_bytes()).into());
+    }
+    conn.command_ended();
+    shard.come_to_rest();
+}
+
+/// Sends a connection that was taken down what it is still to be sent, and waits for it to hang up, both for a
+/// bounded time: closing at once would make the kernel throw away what is on its way.
+pub(in crate::shard) async fn part(conn: Rc<Conn>, mut outbox: Outbox, frame: Option<Vec<u8>>, reason: CloseReason) {
+    if reason == CloseReason::SlowReader {
+        outbox.keep_only_started();
+    }
+    if let Some(frame) = frame {
+        outbox.push(frame.into());
+    }
+    let goodbye = async {
+        while !outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX / 8];
+            let filled = outbox.fill(&mut slices);
+            match conn.stream.try_write_vectored(&slices[..filled]) {
+                Ok(written) => outbox.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.stream.writable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        conn.stream.shutdown_write()?;
+        let mut discarded = [0; 512];
+        loop {
+            match conn.stream.try_read(&mut discarded) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.stream.readable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    // whether the peer hung up in time or not, the socket is closed now
+    let _ = tokio::time::timeout(CLOSE_LINGER, goodbye).await;
+}
+
+/// What is logged of a connection when it ends.
+pub(in crate::shard) struct Record {
+    id: ConnectionId,
+    app: AppKey,
+    user: UserId,
+    address: Option<std::net::IpAddr>,
+    opened_ms: u64,
+}
+
+impl Record {
+    pub(in crate::shard) fn of(connection: &Connection) -> Self {
+        Self {
+            id: connection.id(),
+            app: connection.permit().app().clone(),
+            user: connection.user().clone(),
+            address: connection.permit().address(),
+            opened_ms: connection.opened_ms(),
+        }
+    }
+
+    pub(in crate::shard) fn log(&self, protocol: &'static str, reason: CloseReason, now_ms: u64) {
+        tracing::info!(
+            protocol,
+            app = self.app.as_str(),
+            user = self.user.as_str(),
+            socket = %self.id.to_uuid(),
+            address = self.address.map(tracing::field::display),
+            seconds = (now_ms - self.opened_ms) as f64 / 1000.0,
+            reason = reason.label(),
+            "connection ended"
+        );
+    }
+}
