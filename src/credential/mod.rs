@@ -1,0 +1,139 @@
+//! Claims from outside become proof here, and nowhere else.
+//!
+//! A front door that wants to act for a user needs a [`Verified`] value. Only this module and its children can make
+//! one, each after it has checked a signature and the clock:
+//!
+//! ```compile_fail,E0423
+//! use hydrant::credential::{Verified, jwt::GusherClaims};
+//! let forged = Verified(GusherClaims::default());
+//! ```
+//!
+//! Nothing in here writes a token, a secret or a private key to a log, an error or a `Debug` output.
+
+pub mod jwt;
+pub mod keygen;
+mod pem;
+pub mod session;
+
+use std::sync::LazyLock;
+
+/// Proof that the `T` was checked by this module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified<T>(T);
+
+impl<T> Verified<T> {
+    /// What was verified.
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+
+    /// What was verified; the proof is spent.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+}
+
+/// Why key material cannot be used, with the place it came from.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}: {problem}")]
+pub struct KeyError {
+    /// File or setting as the operator named it.
+    pub origin: String,
+    /// What is wrong with it.
+    pub problem: KeyProblem,
+}
+
+/// What is wrong with key material, each with the way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // each text says it
+pub enum KeyProblem {
+    #[error("no PEM key in it: expected a block that starts with `-----BEGIN`")]
+    NoPem,
+    #[error("the PEM block is damaged: its end is missing or its content is not a key in base64")]
+    Damaged,
+    #[error("this is a private key: give the public one (`openssl pkey -in PRIVATE.pem -pubout`)")]
+    PrivateGiven,
+    #[error("this is a public key: the private one is needed")]
+    PublicGiven,
+    #[error("the private key is encrypted: decrypt it first (`openssl pkey -in ENCRYPTED.pem -out PRIVATE.pem`)")]
+    Encrypted,
+    #[error("this is a certificate: give its public key (`openssl x509 -in CERT.pem -noout -pubkey`)")]
+    Certificate,
+    #[error("there is more than one key in it: one is needed")]
+    Several,
+    #[error("not an RSA key")]
+    NotRsa,
+    #[error("not a usable RSA key of 2048 to 8192 bits")]
+    RsaSize,
+    #[error("secrets have to have at least {} bytes (`openssl rand -hex 32`)", session::SECRET_BYTES_MIN)]
+    SecretShort,
+    #[error("the system gave no random bytes")]
+    NoRandom,
+}
+
+impl KeyProblem {
+    fn at(self, origin: &str) -> KeyError {
+        KeyError { origin: origin.to_owned(), problem: self }
+    }
+}
+
+/// Whether `a` equals `b`, in a time that depends on their lengths only.
+pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
+    aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+/// Runs every parser of outside bytes in this module over `data`: as a token, as the payload of a verified token, and
+/// as a key file. For fuzz targets.
+///
+/// # Panics
+/// If a token is accepted that no key signed, or if accepted claims are not echoed as JSON.
+pub fn fuzz(data: &[u8]) {
+    static KEYS: LazyLock<(jwt::PublicKeys, session::SessionKey)> = LazyLock::new(|| {
+        let pair = keygen::generate_rsa().expect("the private half is thrown away");
+        let keys = jwt::PublicKeys::from_pems(&[(pair.public_pem.as_bytes(), "fuzz")]);
+        (keys.expect("made the line before"), session::SessionKey::generate())
+    });
+    let (keys, session) = &*KEYS;
+    if let Ok(token) = str::from_utf8(data) {
+        jwt::unverified_app_key(token);
+        assert!(keys.verify(token, 0, jwt::ClockPolicy::AcceptFutureIat).is_err(), "nobody signed it");
+        assert!(session.verify(token, 0).is_err(), "nobody signed it");
+    }
+    if let Ok(claims) = jwt::Claims::parse(data) {
+        for echo in [claims.to_json_v1(), claims.to_json_v3()] {
+            serde_json::from_str::<serde_json::Value>(&echo).expect("the echo is JSON");
+        }
+    }
+    let _ = jwt::PublicKeys::from_pems(&[(data, "fuzz")]);
+    let _ = keygen::sign(data, "fuzz", &jwt::GusherClaims::default(), 0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn compares() {
+        assert!(constant_time_eq(b"", b""));
+        assert!(constant_time_eq(b"secret", b"secret"));
+        assert!(!constant_time_eq(b"secret", b"secreT"));
+        assert!(!constant_time_eq(b"secret", b"secret2"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(data in proptest::collection::vec(any::<u8>(), 0..200)) {
+            fuzz(&data);
+        }
+
+        #[test]
+        fn no_shapes_panic(data in concat!(
+            r"(eyJhbGciOiJSUzI1NiJ9\.[A-Za-z0-9]{0,8}\.[A-Za-z0-9]{0,8}",
+            r#"|\{("(gusher|exp|aud)":(null|-?[0-9]{1,3}(e[0-9]{1,3})?|"x"|\[("x")?\]|\{\}),?)*\}"#,
+            r"|-----BEGIN (RSA )?(PUBLIC|PRIVATE) KEY-----\n[A-Za-z0-9=]{0,9}\n-----END (RSA )?(PUBLIC|PRIVATE) KEY-----)",
+        )) {
+            fuzz(data.as_bytes());
+        }
+    }
+}
