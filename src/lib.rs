@@ -1,5 +1,6 @@
 //! Hydrant: a self-hosted realtime push server.
 #![forbid(unsafe_code)]
 
+pub mod cli;
 pub mod credential;
 pub mod limits;

@@ -1,0 +1,3 @@
+//! The command line: one subcommand, one file.
+
+pub mod token;
