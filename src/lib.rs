@@ -3,4 +3,5 @@
 
 pub mod cli;
 pub mod credential;
+pub mod hooks;
 pub mod limits;

@@ -1,0 +1,3 @@
+//! What happened here, told to others.
+
+pub mod jobs;
