@@ -46,9 +46,8 @@ impl Node {
         let mut listeners = Vec::new();
         let mut sockets: Vec<VecDeque<(Arc<Listener>, Socket)>> = (0..config.shards).map(|_| VecDeque::new()).collect();
         for spec in &config.listen {
-            let (address, bound) = bind(&spec.address, spec.unix_mode, config.shards).with_context(|| {
-                format!("cannot listen on {}; is another server running there?", spec.address)
-            })?;
+            let (address, bound) = bind(&spec.address, spec.unix_mode, config.shards)
+                .with_context(|| format!("cannot listen on {}; is another server running there?", spec.address))?;
             let listener = Arc::new(listener(config, spec, address, &gusher));
             for (shard, socket) in bound.into_iter().enumerate() {
                 sockets[shard].push_back((listener.clone(), socket));
@@ -74,13 +73,8 @@ impl Node {
             draining: is_draining,
         });
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| unbounded_channel()).unzip();
-        let mut node = Self {
-            listeners,
-            mailboxes: senders.into(),
-            threads: Vec::new(),
-            draining,
-            grace: config.shutdown.grace,
-        };
+        let mut node =
+            Self { listeners, mailboxes: senders.into(), threads: Vec::new(), draining, grace: config.shutdown.grace };
         let epoch = Instant::now();
         for (index, (mailbox, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
             let (shared, mailboxes) = (shared.clone(), node.mailboxes.clone());

@@ -93,10 +93,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 fn generate_app() -> anyhow::Result<String> {
     let mut random = [0; 24];
     rand::fill(&mut random).context("no randomness")?;
-    let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    });
+    let hex = |bytes: &[u8]| {
+        bytes.iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    };
     let number = u32::from_be_bytes([random[0], random[1], random[2], random[3]]) % 900_000 + 100_000;
     Ok(format!("{number}:{}:{}", hex(&random[4..14]), hex(&random[14..])))
 }

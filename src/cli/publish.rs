@@ -46,7 +46,8 @@ async fn publish(args: Args) -> anyhow::Result<()> {
     if let Some(token) = &args.token {
         request = request.bearer_auth(token);
     }
-    let response = request.send().await.with_context(|| format!("cannot reach {}; is the server running?", args.url))?;
+    let response =
+        request.send().await.with_context(|| format!("cannot reach {}; is the server running?", args.url))?;
     let status = response.status();
     let answer = response.text().await?;
     if !status.is_success() {

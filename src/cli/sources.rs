@@ -29,7 +29,9 @@ impl Args {
             Some(path) => read_env_file(path)?,
             None => Vec::new(),
         };
-        env.extend(std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))));
+        env.extend(
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
+        );
         load(&Sources { file: self.config, legacy_env: env.clone(), env, set: self.set, overrides })
     }
 }

@@ -803,7 +803,11 @@ proptest! {
 #[test]
 #[test]
 #[test]
-fn zz() { let n: usize = std::env::var("N").unwrap().parse().unwrap(); let fs = Files::new(&[("a.yaml", &"- ".repeat(n))]); println!("{:.300}", fs.load("a.yaml").unwrap_err()); }
+fn zz() {
+    let n: usize = std::env::var("N").unwrap().parse().unwrap();
+    let fs = Files::new(&[("a.yaml", &"- ".repeat(n))]);
+    println!("{:.300}", fs.load("a.yaml").unwrap_err());
+}
 #[test]
 fn a_nest_of_brackets_is_an_error() {
     for text in

@@ -124,7 +124,8 @@ impl Collector for Scrape {
         build.encode_info(&[("version", health::VERSION)])?;
         let bounds = TURN_BUCKETS_US.map(|us| us as f64 / 1e6).into_iter().chain([f64::MAX]);
         let buckets: Vec<(f64, u64)> = bounds.zip(stats.turns).collect();
-        let mut turns = encoder.encode_descriptor("turn_seconds", "Length of a shard's turn", None, MetricType::Histogram)?;
+        let mut turns =
+            encoder.encode_descriptor("turn_seconds", "Length of a shard's turn", None, MetricType::Histogram)?;
         turns.encode_histogram::<NoLabelSet>(stats.turns_us as f64 / 1e6, stats.turns.iter().sum(), &buckets, None)
     }
 }

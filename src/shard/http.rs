@@ -162,6 +162,7 @@ pub(super) async fn serve(shard: Rc<Shard>, listener: Arc<Listener>, stream: Str
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.keep_alive_timeout)
+            .title_case_headers(true)
             .max_buf_size(limits.header_bytes_max)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
@@ -239,7 +240,8 @@ fn check_trust<B>(listener: &Listener, client: Option<IpAddr>, request: &hyper::
 /// A web page of another site, open in a browser near the server, must not use an API that asks for no credentials:
 /// neither directly (foreign `Origin`) nor by a name that its owner points here (foreign `Host`).
 fn check_same_site(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(), String> {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).or_else(|| uri.authority().map(|a| a.as_str()));
+    let host =
+        headers.get(header::HOST).and_then(|host| host.to_str().ok()).or_else(|| uri.authority().map(|a| a.as_str()));
     let Some(host) = host else { return Ok(()) };
     let name = without_port(host);
     // a public name has a dot in it; service names of a private network do not

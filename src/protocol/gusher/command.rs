@@ -25,8 +25,13 @@ pub(super) enum Command<'a> {
 /// without a word.)
 pub(super) fn parse(text: &str) -> Result<Command<'_>, Farewell> {
     let object = Object::first(text.as_bytes()).ok_or_else(|| {
-        let is_json = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>().next().is_some_and(|v| v.is_ok());
-        if is_json { violation(1008, "the message is no JSON object") } else { violation(1007, "the message is no JSON") }
+        let is_json =
+            serde_json::Deserializer::from_str(text).into_iter::<&RawValue>().next().is_some_and(|v| v.is_ok());
+        if is_json {
+            violation(1008, "the message is no JSON object")
+        } else {
+            violation(1007, "the message is no JSON")
+        }
     })?;
     let event = object.get("event").and_then(as_string).ok_or_else(|| violation(1008, "event: a string is needed"))?;
     let data = object.get("data").ok_or_else(|| violation(1008, "data is missing"))?;

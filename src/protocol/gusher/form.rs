@@ -39,9 +39,10 @@ impl<'a> Form<'a> {
 
 /// Undoes `+` and `%XX`; `None` if an escape is malformed.
 fn decode(text: &[u8]) -> Option<Cow<'_, [u8]>> {
-    let well_formed = text.split(|byte| *byte == b'%').skip(1).all(|after| {
-        after.len() >= 2 && after[..2].iter().all(u8::is_ascii_hexdigit)
-    });
+    let well_formed = text
+        .split(|byte| *byte == b'%')
+        .skip(1)
+        .all(|after| after.len() >= 2 && after[..2].iter().all(u8::is_ascii_hexdigit));
     if !well_formed {
         return None;
     }

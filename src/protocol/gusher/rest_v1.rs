@@ -165,10 +165,8 @@ async fn field(exchange: &mut Exchange, name: &str) -> Result<String, Response> 
 }
 
 async fn fields<const N: usize>(exchange: &mut Exchange, names: [&str; N]) -> Result<[String; N], Response> {
-    let body = exchange
-        .body()
-        .await
-        .map_err(|error| error.response(exchange.shard.shared().node.limits.body_bytes_max))?;
+    let body =
+        exchange.body().await.map_err(|error| error.response(exchange.shard.shared().node.limits.body_bytes_max))?;
     let form = Form::new(exchange.request.headers(), &body, exchange.query());
     Ok(names.map(|name| form.get(name)))
 }
@@ -237,8 +235,7 @@ async fn push_batch(mut exchange: Exchange, app: AppKey) -> Called {
     if batch.is_empty() {
         return Err(reply::bad_request("empty batch data"));
     }
-    let items: Option<Vec<Object<'_>>> =
-        serde_json::from_str(&batch).map_err(|_| reply::bad_request("data error"))?;
+    let items: Option<Vec<Object<'_>>> = serde_json::from_str(&batch).map_err(|_| reply::bad_request("data error"))?;
     let total = publish_batch(&exchange, &app, items.unwrap_or_default(), Object::get, "data error")?;
     Ok(reply::json(format!("{{\"total\":{total},\"cap\":{}}}", batch.len())))
 }

@@ -145,10 +145,7 @@ async fn push(mut exchange: Exchange, app: AppKey, channel: &str) -> Called {
     let data = data(&object);
     let answer = event_text(channel, &name, &data);
     let event = event(&exchange, &name, data)?;
-    exchange
-        .shard
-        .act(|core| core.publish(&app, ChannelName::from(channel), event, None))
-        .map_err(reply::rejected)?;
+    exchange.shard.act(|core| core.publish(&app, ChannelName::from(channel), event, None)).map_err(reply::rejected)?;
     Ok(reply::json(answer))
 }
 
@@ -166,11 +163,8 @@ async fn push_pattern(mut exchange: Exchange, app: AppKey) -> Called {
 
 async fn push_batch(mut exchange: Exchange, app: AppKey) -> Called {
     let body = body(&mut exchange).await?;
-    let items: Option<Vec<Object<'_>>> = serde_json::Deserializer::from_slice(&body)
-        .into_iter()
-        .next()
-        .and_then(Result::ok)
-        .ok_or_else(wrong_body)?;
+    let items: Option<Vec<Object<'_>>> =
+        serde_json::Deserializer::from_slice(&body).into_iter().next().and_then(Result::ok).ok_or_else(wrong_body)?;
     let items = items.unwrap_or_default();
     let total = rest_v1::publish_batch(&exchange, &app, items, Object::get_any_case, "body decode error")?;
     Ok(reply::json(format!("{{\"total\":{total}}}")))

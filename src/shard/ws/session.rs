@@ -14,8 +14,8 @@ use tokio::task::spawn_local;
 
 use super::codec::{self, Decoder, Message};
 use super::handshake::{self, NotAnUpgrade};
-use crate::core::{CloseReason, Connection, ConnectionId, DialectIndex, Hello, Outbox, Permissions, Rejection, UserId};
 use crate::core::AppKey;
+use crate::core::{CloseReason, Connection, ConnectionId, DialectIndex, Hello, Outbox, Permissions, Rejection, UserId};
 use crate::protocol::{Farewell, Heard, Session, Step};
 use crate::shard::http::{Exchange, Response, Seat};
 use crate::shard::stream::Stream;
