@@ -1,4 +1,5 @@
 //! Hydrant: a self-hosted realtime push server.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod limits;

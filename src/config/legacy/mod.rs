@@ -1,0 +1,3 @@
+//! Configurations of other servers, read as if they were written for this one.
+
+pub(super) mod gusher;

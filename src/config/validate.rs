@@ -1,0 +1,252 @@
+//! What no single value shows: rules between keys, and the meaning of texts.
+
+use tracing_subscriber::EnvFilter;
+
+use super::error::{Findings, nearest};
+use super::values::{Address, Door, SecretUrl};
+use super::{App, Config, Listener, RemoteTarget};
+
+/// Notes every problem of `config`, and what is only worth a warning. Where reading already found a problem, rules that
+/// would look at the same keys are passed over.
+pub(super) fn config(config: &Config, found: &mut Findings) {
+    listeners(&config.listen, found);
+    prefixes(config, found);
+    apps(config, found);
+    gusher(config, found);
+    if config.limits.outbox_bytes_max > config.limits.outbox_total_bytes_max {
+        let paths = ["limits.outbox_bytes_max", "limits.outbox_total_bytes_max"];
+        if paths.iter().all(|path| found.is_sound(path)) {
+            let total = config.limits.outbox_total_bytes_max;
+            // Blame the one that was written, the first if both were.
+            let path = paths.into_iter().find(|path| found.origins.contains_key(*path)).unwrap_or(paths[0]);
+            let message = format!(
+                "one connection's outbox ({}) must fit into the node's total (outbox_total_bytes_max, {total})",
+                config.limits.outbox_bytes_max
+            );
+            found.problem(path, message);
+        }
+    }
+    if found.is_sound("log.level")
+        && let Err(reason) = log_level(&config.log.level)
+    {
+        found.problem("log.level", reason);
+    }
+}
+
+fn listeners(listeners: &[Listener], found: &mut Findings) {
+    if listeners.is_empty() && found.is_sound("listen") {
+        found.problem("listen", "the list is empty: nobody could reach this node");
+    }
+    for (index, one) in listeners.iter().enumerate() {
+        let path = format!("listen[{index}]");
+        if !found.is_sound(&path) {
+            continue;
+        }
+        listener(&path, one, found);
+        // Port 0 is another port each time.
+        let is_any_port = matches!(one.address, Address::Tcp(address) if address.port() == 0);
+        let earlier = listeners[..index].iter().position(|earlier| earlier.address == one.address);
+        if let Some(earlier) = earlier.filter(|_| !is_any_port) {
+            let place = found.origin(&format!("listen[{earlier}].address"));
+            let message = format!(
+                "listen[{earlier}] has the same address ({place}): move one, or put both doors on one listener"
+            );
+            found.problem(&format!("{path}.address"), message);
+        }
+    }
+}
+
+fn listener(path: &str, listener: &Listener, found: &mut Findings) {
+    if listener.doors.is_empty() {
+        let words = Door::ALL.map(Door::word).join(", ");
+        found.problem(&format!("{path}.doors"), format!("a listener serves at least one door of {words}"));
+    }
+    if let Some(door) = listener.doors.iter().find(|door| door.needs_trust() && !listener.trusted) {
+        let message = format!(
+            "the door `{}` knows no credentials: whoever gets here may do everything. If that is meant, set \
+             `trusted = true` on this listener, and keep it on loopback, a unix socket, or behind `allow` or `token`",
+            door.word()
+        );
+        found.problem(&format!("{path}.doors"), message);
+    }
+    if listener.trusted && !listener.address.is_local() && listener.allow.is_empty() && listener.token.is_none() {
+        let message = format!(
+            "{} is trusted, but other machines reach it. Say who may: `allow = [\"10.0.0.0/8\"]`, or a `token` that \
+             requests must bring; `allow = [\"0.0.0.0/0\", \"::/0\"]` opens it to everybody on purpose",
+            listener.address
+        );
+        found.problem(&format!("{path}.address"), message);
+    }
+    match listener.address {
+        Address::Unix(_) if !listener.allow.is_empty() => {
+            let message = "a unix socket knows no IP addresses; `unix_mode` says who may connect";
+            found.problem(&format!("{path}.allow"), message);
+        }
+        Address::Tcp(_) if found.origins.contains_key(&format!("{path}.unix_mode")) => {
+            found.problem(&format!("{path}.unix_mode"), "this is no unix socket; `allow` says who may connect");
+        }
+        _ => {}
+    }
+    let prefix = &listener.path_prefix;
+    if !prefix.is_empty() && (prefix.ends_with('/') || !is_path(prefix)) {
+        let message = "expected nothing, or a path that begins with / and does not end with it, as in /push";
+        found.problem(&format!("{path}.path_prefix"), message);
+    }
+    if listener.token.as_ref().is_some_and(|token| !token.expose().bytes().all(|b| b.is_ascii_graphic())) {
+        let message = "a token travels in a header: use visible ASCII characters without spaces";
+        found.problem(&format!("{path}.token"), message);
+    }
+    let is_name_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    for host in listener.hosts.iter().filter(|host| *host != "*") {
+        if host.is_empty() || !host.chars().all(is_name_char) {
+            let message = format!("{host:?} is no host name: write names without scheme and port, or \"*\" for any");
+            found.problem(&format!("{path}.hosts"), message);
+        }
+    }
+}
+
+fn prefixes(config: &Config, found: &mut Findings) {
+    let gusher = &config.gusher;
+    for (path, prefix) in
+        [("gusher.client_prefix", &gusher.client_prefix), ("gusher.master_prefix", &gusher.master_prefix)]
+    {
+        if !found.is_sound(path) {
+            continue;
+        }
+        if !prefix.ends_with('/') || !is_path(prefix) {
+            found.problem(path, "expected a path that begins and ends with /, as in /push/");
+        } else if prefix.starts_with("/v1/") {
+            found.problem(path, "/v1/ is taken by gusher's v3 API, which every gusher door serves");
+        }
+    }
+    let serves_both = |listener: &Listener| {
+        listener.doors.contains(&Door::GusherClient) && listener.doors.contains(&Door::GusherMaster)
+    };
+    if gusher.client_prefix == gusher.master_prefix
+        && let Some(index) = config.listen.iter().position(serves_both)
+    {
+        let message = format!("it is also `client_prefix`, and listen[{index}] serves both doors: give each its own");
+        found.problem("gusher.master_prefix", message);
+    }
+}
+
+/// Whether a text is the start of a URL's path: plain characters, no empty segments.
+fn is_path(text: &str) -> bool {
+    let is_plain = |c: char| c.is_ascii_graphic() && !matches!(c, '?' | '#' | '%' | '\\');
+    text.starts_with('/') && !text.contains("//") && text.chars().all(is_plain)
+}
+
+fn apps(config: &Config, found: &mut Findings) {
+    if config.apps.is_empty() && !config.gusher.open_apps && found.is_sound("apps") {
+        found.warnings.push("there are no apps, so nobody can connect: add [[apps]] to the configuration".into());
+    }
+    for (index, app) in config.apps.iter().enumerate() {
+        let path = format!("apps[{index}]");
+        if !found.is_sound(&path) {
+            continue;
+        }
+        app_name(&path, index, "id", &config.apps, |app| &app.id, found);
+        app_name(&path, index, "key", &config.apps, |app| &app.key, found);
+        if app.enabled && app.gusher_public_keys.is_empty() && config.gusher.public_keys.is_empty() {
+            found.warnings.push(format!(
+                "nobody can connect to app {} through gusher: neither its `gusher_public_keys` nor \
+                 `gusher.public_keys` has a key to verify tokens with",
+                app.id
+            ));
+        }
+    }
+}
+
+/// One of an app's two names: its characters, and that no earlier app has it.
+fn app_name(path: &str, index: usize, what: &str, apps: &[App], of: fn(&App) -> &String, found: &mut Findings) {
+    let name = of(&apps[index]);
+    let path = format!("{path}.{what}");
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    if name.is_empty() || !name.chars().all(is_plain) {
+        found.problem(&path, format!("{name:?} is no {what}: use letters, digits, `_`, `.` and `-`"));
+    } else if let Some(earlier) = apps[..index].iter().position(|earlier| of(earlier) == name) {
+        let place = found.origin(&format!("apps[{earlier}].{what}"));
+        found.problem(&path, format!("apps[{earlier}] has the same {what} ({place})"));
+    }
+}
+
+fn gusher(config: &Config, found: &mut Findings) {
+    /// Below this, a secret can be found by trying.
+    const SECRET_BYTES_MIN: usize = 16;
+    let gusher = &config.gusher;
+    if gusher.open_apps && gusher.public_keys.is_empty() && found.is_sound("gusher.public_keys") {
+        let message = "every app that a verified token names is open, but nothing verifies tokens: give \
+                       `gusher.public_keys`";
+        found.problem("gusher.open_apps", message);
+    }
+    if gusher.session_secret.as_ref().is_some_and(|secret| secret.expose().len() < SECRET_BYTES_MIN) {
+        found.warnings.push(format!(
+            "gusher.session_secret has fewer than {SECRET_BYTES_MIN} bytes, so that it can be guessed: use the output \
+             of `openssl rand -base64 32`"
+        ));
+    }
+    match gusher.remote.as_ref().map(|remote| &remote.target) {
+        None => {
+            let is_set = |path: &&str| found.origins.contains_key(*path);
+            let given = ["gusher.remote.timeout_ms", "gusher.remote.in_flight_max"].into_iter().find(is_set);
+            if let Some(path) = given.filter(|_| found.is_sound("gusher.remote")) {
+                found.problem(path, "`redis` or `url` is missing: it says where remote commands go");
+            }
+        }
+        Some(RemoteTarget::Redis(url)) => {
+            let rest = ["redis", "rediss", "unix"].iter().find_map(|scheme| after_scheme(url, scheme));
+            if rest.is_none_or(str::is_empty) {
+                let message = "expected redis://HOST:PORT/DB, rediss://… (TLS) or unix://PATH";
+                found.problem("gusher.remote.redis", message);
+            }
+        }
+        Some(RemoteTarget::Http(url)) => {
+            if let Err(reason) = url_template(url) {
+                found.problem("gusher.remote.url", reason);
+            }
+        }
+    }
+}
+
+fn after_scheme<'a>(url: &'a SecretUrl, scheme: &str) -> Option<&'a str> {
+    url.expose().strip_prefix(scheme)?.strip_prefix("://")
+}
+
+/// Checks an HTTP URL with `{app}` and `{remote}` in it. These come from tokens, so they may not choose a host.
+fn url_template(url: &SecretUrl) -> Result<(), String> {
+    const WANTED: &str = "expected http://HOST:PORT/PATH or https://…, with {app} and {remote} for the names";
+    let rest = after_scheme(url, "http").or_else(|| after_scheme(url, "https")).ok_or(WANTED)?;
+    let (host, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    if host.is_empty() || !rest.chars().all(|c| c.is_ascii_graphic()) {
+        return Err(WANTED.into());
+    }
+    if host.contains(['{', '}']) {
+        return Err("{app} and {remote} may stand in the path and the query only: tokens must not choose a host".into());
+    }
+    let bare = path.replace("{app}", "").replace("{remote}", "");
+    if bare.contains(['{', '}']) {
+        return Err("the names in braces are {app} and {remote}".into());
+    }
+    Ok(())
+}
+
+/// Checks a log filter. A bare word would be taken as the name of a target, and so silence everything else: here it
+/// must be a level.
+fn log_level(filter: &str) -> Result<(), String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    for part in filter.split(',').map(str::trim).filter(|part| !part.contains(['=', '['])) {
+        if LEVELS.iter().any(|level| level.eq_ignore_ascii_case(part)) {
+            continue;
+        }
+        let hint = match nearest(part, LEVELS) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => format!("use one of {}, or target=level", LEVELS.join(", ")),
+        };
+        return Err(format!("there is no level `{part}`; {hint}"));
+    }
+    // Its parser cuts at byte offsets.
+    if !filter.is_ascii() {
+        return Err("a log filter is of ASCII characters".into());
+    }
+    EnvFilter::builder().parse(filter).map(drop).map_err(|error| format!("this is no log filter: {error}"))
+}
