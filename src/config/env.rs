@@ -9,6 +9,12 @@ use super::tree::{Node, Origin, SourceText, Value};
 
 const PREFIX: &str = "HYDRANT_";
 
+/// The environment of this process, with what is not UTF-8 replaced.
+pub fn process_env() -> Vec<(String, String)> {
+    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect()
+}
+
 /// The tree that the `HYDRANT_*` variables among `vars` describe. `known` are the dotted paths that may be set; a
 /// variable beside them is a problem. An empty variable counts as not set.
 pub(super) fn variables(vars: &[(String, String)], known: &[String], found: &mut Findings) -> Node {
@@ -43,8 +49,9 @@ pub(super) fn set_flags(flags: &[String], known: &[String], found: &mut Findings
             found.problem_at(Origin::Set, flag, "expected KEY=VALUE, as in limits.outbox_bytes_max=65536");
             continue;
         };
+        let path = path.trim();
         if known.iter().any(|known| known == path) {
-            tree.overlay(Node::nested(path, untyped(value, Origin::Set)));
+            tree.overlay(Node::nested(path, untyped(value.trim(), Origin::Set)));
             continue;
         }
         let hint = match nearest(path, known.iter().map(String::as_str)) {
@@ -83,8 +90,8 @@ pub(super) fn is_service_link(rest: &str, value: &str) -> bool {
         || is_port(rest)
 }
 
-/// Reads a file of variables: a line each, `NAME=value` or `export NAME=value`. A value may stand in single quotes (as it
-/// is) or double quotes (with `\n`, `\"`, `\\`, `\$`); `#` begins a comment on its own line or after white space.
+/// Reads a file of variables, one a line: `NAME=value` or `export NAME=value`. A value may be in single quotes, as it
+/// is, or in double quotes, with `\n`, `\"`, `\\` and `\$`. `#` begins a comment, on its own line or after white space.
 pub fn read_env_file(path: &Path) -> Result<Vec<(String, String)>, ConfigError> {
     let mut found = Findings::default();
     let name = path.display().to_string();

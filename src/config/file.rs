@@ -17,8 +17,12 @@ use super::tree::{Entry, Node, Origin, SourceText, Table, Value};
 /// Files beyond this size are not configuration. TOML and YAML of this size take milliseconds.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Tables and lists within each other. The deepest key here is three down; the parser recurses.
+/// Tables and lists within each other. The deepest value here is four down; the parser recurses, and takes some 30 KB
+/// of stack a level when it is not optimised.
 const YAML_DEPTH_MAX: usize = 16;
+
+/// What aliases may repeat, in values and brackets.
+const YAML_REPEATED_MAX: usize = 10_000;
 
 /// Reads a text file: UTF-8 (a byte order mark is dropped), 1 MiB at most. The error is a phrase that names the file.
 pub(super) fn read_text(path: &Path) -> Result<String, String> {
@@ -110,6 +114,7 @@ fn toml_node(value: &TomlSpanned<DeValue<'_>>, place: &dyn Fn(Range<usize>) -> O
 pub(super) fn yaml(source: &Arc<SourceText>, found: &mut Findings) -> Option<Node> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: YAML_DEPTH_MAX },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: YAML_REPEATED_MAX },
         with_snippet: false,
     };
     match serde_saphyr::from_str_with_options::<YamlSpanned<Yaml>>(&source.text, options) {
@@ -149,16 +154,20 @@ enum Yaml {
 
 fn yaml_node(yaml: YamlSpanned<Yaml>, source: &Arc<SourceText>) -> Node {
     let span = |location: serde_saphyr::Location| {
-        let place = |offset: Option<u64>| offset.and_then(|offset| usize::try_from(offset).ok()).unwrap_or(0);
-        let start = place(location.span().byte_offset());
-        start..start.saturating_add(place(location.span().byte_len()))
+        let number = |offset: Option<u64>| offset.and_then(|offset| usize::try_from(offset).ok()).unwrap_or(0);
+        let start = number(location.span().byte_offset());
+        start..start.saturating_add(number(location.span().byte_len()))
     };
-    let at = Origin::File(source.clone(), span(yaml.referenced));
+    let mut place = span(yaml.referenced);
     let mut raw = None;
     let value = match yaml.value {
         Yaml::Null => Value::Null,
         Yaml::Text(text) => Value::Text(text),
-        Yaml::List(items) => Value::List(items.into_iter().map(|item| yaml_node(item, source)).collect()),
+        Yaml::List(items) => {
+            // The parser says where a list begins; for a caret under it, its last item says where it ends.
+            place.end = items.last().map_or(place.end, |last| span(last.referenced).end.max(place.end));
+            Value::List(items.into_iter().map(|item| yaml_node(item, source)).collect())
+        }
         Yaml::Table(entries) => {
             let written = entries.into_iter().filter(|(_, value)| !matches!(value.value, Yaml::Null));
             let entry = |(key, value): (YamlSpanned<String>, _)| {
@@ -177,7 +186,7 @@ fn yaml_node(yaml: YamlSpanned<Yaml>, source: &Arc<SourceText>) -> Node {
             }
         }
     };
-    Node { value, at, raw }
+    Node { value, at: Origin::File(source.clone(), place), raw }
 }
 
 impl<'de> Deserialize<'de> for Yaml {

@@ -30,7 +30,7 @@ use ipnet::IpNet;
 
 use crate::limits::Limits;
 
-pub use env::read_env_file;
+pub use env::{process_env, read_env_file};
 pub use error::{ConfigError, ErrorKind};
 pub use overrides::Overrides;
 pub use print::print_effective;
@@ -259,17 +259,22 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut found = Findings::default();
     let known = keys::settable();
     let mut tree = legacy::gusher::variables(&sources.legacy_env, &mut found);
-    let file = sources.file.as_deref().map(|path| file::load(path, &mut found));
-    let is_broken = matches!(file, Some(None));
-    file.flatten().into_iter().for_each(|file| tree.overlay(file));
+    let mut is_readable = true;
+    if let Some(path) = &sources.file {
+        match file::load(path, &mut found) {
+            Some(file) => tree.overlay(file),
+            None => is_readable = false,
+        }
+    }
     tree.overlay(env::variables(&sources.env, &known, &mut found));
     tree.overlay(env::set_flags(&sources.set, &known, &mut found));
     tree.overlay(sources.overrides.to_tree(&tree, &mut found));
     let mut config = Config::default();
-    // What stands in a broken file is missing in the tree: to look on would find fault with what is not wrong.
-    if !is_broken {
+    // What stands in an unreadable file is missing in the tree: to look on would find fault with what is not wrong.
+    if is_readable {
         read::config(tree, &mut config, &mut found);
         validate::config(&config, &mut found);
+        legacy::gusher::warn_of_open_master(&config, &mut found);
     }
     config.warnings = std::mem::take(&mut found.warnings);
     let origins = std::mem::take(&mut found.origins);

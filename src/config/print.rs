@@ -6,8 +6,8 @@ use super::Loaded;
 use super::keys::{self, Walk};
 use super::values::{Number, Setting};
 
-/// The whole configuration as TOML: every key with the value in effect and, as a comment, where that comes from. Secrets
-/// are masked; otherwise the text is a configuration file with the same meaning. It ends with a newline.
+/// The whole configuration as TOML: every key with the value in effect and, as a comment, where that comes from.
+/// Secrets are masked; otherwise the text is a configuration file with the same meaning. It ends with a newline.
 pub fn print_effective(loaded: &Loaded) -> String {
     let mut printing = Printing { loaded, path: String::new(), text: String::new(), is_absent: false };
     keys::config(&mut printing, &mut loaded.config.clone());

@@ -48,7 +48,9 @@ fn listeners(listeners: &[Listener], found: &mut Findings) {
         let earlier = listeners[..index].iter().position(|earlier| earlier.address == one.address);
         if let Some(earlier) = earlier.filter(|_| !is_any_port) {
             let place = found.origin(&format!("listen[{earlier}].address"));
-            let message = format!("listen[{earlier}] has the same address ({place}): put the doors of both on one");
+            let message = format!(
+                "listen[{earlier}] has the same address ({place}): move one, or put both doors on one listener"
+            );
             found.problem(&format!("{path}.address"), message);
         }
     }
@@ -179,8 +181,8 @@ fn gusher(config: &Config, found: &mut Findings) {
     }
     if gusher.session_secret.as_ref().is_some_and(|secret| secret.expose().len() < SECRET_BYTES_MIN) {
         found.warnings.push(format!(
-            "gusher.session_secret has fewer than {SECRET_BYTES_MIN} bytes, so that it can be guessed: use the output of \
-             `openssl rand -base64 32`"
+            "gusher.session_secret has fewer than {SECRET_BYTES_MIN} bytes, so that it can be guessed: use the output \
+             of `openssl rand -base64 32`"
         ));
     }
     match gusher.remote.as_ref().map(|remote| &remote.target) {
@@ -210,7 +212,7 @@ fn after_scheme<'a>(url: &'a SecretUrl, scheme: &str) -> Option<&'a str> {
     url.expose().strip_prefix(scheme)?.strip_prefix("://")
 }
 
-/// Checks an HTTP URL with `{app}` and `{remote}` in it. These come from clients' tokens, so they may not choose a host.
+/// Checks an HTTP URL with `{app}` and `{remote}` in it. These come from tokens, so they may not choose a host.
 fn url_template(url: &SecretUrl) -> Result<(), String> {
     const WANTED: &str = "expected http://HOST:PORT/PATH or https://…, with {app} and {remote} for the names";
     let rest = after_scheme(url, "http").or_else(|| after_scheme(url, "https")).ok_or(WANTED)?;
@@ -228,8 +230,8 @@ fn url_template(url: &SecretUrl) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks a log filter. A bare word would be taken as the name of a target, and so silence everything else: here it must
-/// be a level.
+/// Checks a log filter. A bare word would be taken as the name of a target, and so silence everything else: here it
+/// must be a level.
 fn log_level(filter: &str) -> Result<(), String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     for part in filter.split(',').map(str::trim).filter(|part| !part.contains(['=', '['])) {
@@ -241,6 +243,10 @@ fn log_level(filter: &str) -> Result<(), String> {
             None => format!("use one of {}, or target=level", LEVELS.join(", ")),
         };
         return Err(format!("there is no level `{part}`; {hint}"));
+    }
+    // Its parser cuts at byte offsets.
+    if !filter.is_ascii() {
+        return Err("a log filter is of ASCII characters".into());
     }
     EnvFilter::builder().parse(filter).map(drop).map_err(|error| format!("this is no log filter: {error}"))
 }

@@ -557,7 +557,6 @@ mod tests {
         check("0.0.0.0:65536", "`65536` is no port: ports are numbers from 0 to 65535");
         check("0.0.0.0:", "`` is no port: ports are numbers from 0 to 65535");
         check("::1:6001", "an IPv6 address stands in brackets, as in [::1]:6001");
-        check("unix:/run/hydrant.sock", "unix:/run/hydrant.sock");
         check(&format!("unix:/{}", "x".repeat(107)), "the path of a unix socket has 107 bytes at most");
     }
 

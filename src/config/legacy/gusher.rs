@@ -70,7 +70,7 @@ pub(in crate::config) fn variables(vars: &[(String, String)], found: &mut Findin
 
     let listen = (value(CLIENT_LISTEN), value(MASTER_LISTEN));
     if let (Some(client), Some(master)) = listen {
-        set("listen", listeners(client, master, found));
+        set("listen", listeners(client, master));
     } else if listen != (None, None) {
         let (there, missing) = match listen.0 {
             Some(_) => (CLIENT_LISTEN, MASTER_LISTEN),
@@ -134,7 +134,7 @@ fn warn_of_meaningless(name: &str, value: &str, found: &mut Findings) {
 }
 
 /// The slave's and the master's listener, and the one for operations.
-fn listeners(client: &str, master: &str, found: &mut Findings) -> Node {
+fn listeners(client: &str, master: &str) -> Node {
     let listener = |name: &str, address: &str, door: Door| {
         let at = Origin::Legacy(name.to_owned());
         keys::listener(Node::text(address, at.clone()), &[door], door.needs_trust(), &at)
@@ -149,11 +149,6 @@ fn listeners(client: &str, master: &str, found: &mut Findings) -> Node {
     trusted.overlay(Node::nested("hosts", texts(&["*"])));
     if Address::parse(&master).is_ok_and(|address| !address.is_local()) {
         trusted.overlay(Node::nested("allow", texts(&["0.0.0.0/0", "::/0"])));
-        found.warnings.push(format!(
-            "{MASTER_LISTEN}: the master's API on {master} knows no credentials and is open to whoever reaches it, as it \
-             was. To close it, listen on loopback ({MASTER_LISTEN}=127.0.0.1:7777), or write the listeners into a \
-             configuration file with `allow` or `token`"
-        ));
     }
     let is_ops = |listener: &Listener| listener.doors == [Door::Ops];
     let ops = Config::default().listen.into_iter().filter(is_ops).map(|ops| {
@@ -162,6 +157,20 @@ fn listeners(client: &str, master: &str, found: &mut Findings) -> Node {
     });
     let listeners = [listener(CLIENT_LISTEN, &client, Door::GusherClient), trusted];
     Node::list(listeners.into_iter().chain(ops).collect(), Origin::Legacy(CLIENT_LISTEN.to_owned()))
+}
+
+/// Says so if the master's listener is as open as the originals', unless another source has the last word on it.
+pub(in crate::config) fn warn_of_open_master(config: &Config, found: &mut Findings) {
+    for (index, listener) in config.listen.iter().enumerate() {
+        if matches!(found.origin(&format!("listen[{index}].allow")), Origin::Legacy(_)) {
+            found.warnings.push(format!(
+                "{MASTER_LISTEN}: the master's API on {} knows no credentials and is open to whoever reaches it, as it \
+                 was. To close it, listen on loopback ({MASTER_LISTEN}=127.0.0.1:7777), or write the listeners into a \
+                 configuration file with `allow` or `token`",
+                listener.address
+            ));
+        }
+    }
 }
 
 /// An address without the one name that is sure to mean the same everywhere; the originals resolve names.
