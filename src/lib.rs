@@ -1,6 +1,7 @@
 //! Hydrant: a self-hosted realtime push server. `ARCHITECTURE.md` is the map.
 #![forbid(unsafe_code)]
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod core;

@@ -1,5 +1,6 @@
 //! The command line: one subcommand, one file.
 
+pub mod bench;
 pub mod check_config;
 pub mod dev;
 pub mod publish;
@@ -35,6 +36,7 @@ enum Command {
     CheckConfig(check_config::Args),
     Token(token::Args),
     Publish(publish::Args),
+    Bench(bench::BenchArgs),
     #[command(hide = true)]
     Master,
     #[command(hide = true)]
@@ -59,6 +61,7 @@ pub fn run() -> ExitCode {
         Command::CheckConfig(args) => check_config::run(args),
         Command::Token(args) => token::run(args),
         Command::Publish(args) => publish::run(args),
+        Command::Bench(args) => bench::run(args),
         Command::Master | Command::Slave => {
             eprintln!(
                 "error: master and slave cannot run as separate processes yet; `hydrant serve` runs both roles in \

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::config::{ConfigError, Loaded, Overrides, Sources, load, read_env_file};
+use crate::config::{ConfigError, Loaded, Overrides, Sources, load, process_env, read_env_file};
 
 /// Where a configuration comes from: a file, the environment, flags.
 #[derive(Debug, Default, clap::Args)]
@@ -29,9 +29,7 @@ impl Args {
             Some(path) => read_env_file(path)?,
             None => Vec::new(),
         };
-        env.extend(
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-        );
+        env.extend(process_env());
         load(&Sources { file: self.config, legacy_env: env.clone(), env, set: self.set, overrides })
     }
 }

@@ -138,6 +138,7 @@ fn limits(w: &mut impl Walk, limits: &mut Limits) {
     w.number("outbox_total_bytes_max", COUNT, &mut limits.outbox_total_bytes_max);
     w.number("backlog_bytes_max", COUNT, &mut limits.backlog_bytes_max);
     w.number("handshake_timeout_ms", TIME_MS, &mut limits.handshake_timeout);
+    w.number("keep_alive_timeout_ms", TIME_MS, &mut limits.keep_alive_timeout);
     w.number("request_timeout_ms", TIME_MS, &mut limits.request_timeout);
     w.number("ping_interval_ms", TIME_MS, &mut limits.ping_interval);
     w.number("pong_timeout_ms", TIME_MS, &mut limits.pong_timeout);

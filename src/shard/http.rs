@@ -246,7 +246,7 @@ fn check_same_site(uri: &Uri, headers: &HeaderMap, hosts: &[String]) -> Result<(
     let name = without_port(host);
     // a public name has a dot in it; service names of a private network do not
     let is_near = !name.contains('.') || name.parse::<IpAddr>().is_ok();
-    if !is_near && !hosts.iter().any(|listed| listed.eq_ignore_ascii_case(name)) {
+    if !is_near && !hosts.iter().any(|listed| listed == "*" || listed.eq_ignore_ascii_case(name)) {
         return Err(format!("the name {name:?} is not among this listener's hosts\n"));
     }
     if let Some(origin) = headers.get(header::ORIGIN) {

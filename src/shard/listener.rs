@@ -57,7 +57,7 @@ pub struct Trust {
     pub allow: Vec<IpNet>,
     /// Demanded in `Authorization: Bearer`.
     pub token: Option<Secret>,
-    /// Names in `Host` that are accepted beside addresses and names without a dot.
+    /// Names in `Host` that are accepted beside addresses and names without a dot; `*` for any.
     pub hosts: Vec<String>,
 }
 

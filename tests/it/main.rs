@@ -114,7 +114,6 @@ transcripts! { gusher:
     v3_queries
     v3_reload_channels
     v3_stats
-    v3_ui
     v3_websocket
     v3_wrong_method
     versions_share_channels
