@@ -54,7 +54,7 @@ pub struct Limits {
     pub ping_interval: Duration,
     /// Time after that ping without any frame before the connection is closed (code 1001).
     pub pong_timeout: Duration,
-    /// Time that a connection may live without a subscription; 0 = for ever. Then: close 1008.
+    /// Time since its handshake after which a connection without any subscription is closed (code 1008); 0 = never.
     pub unsubscribed_timeout: Duration,
 }
 

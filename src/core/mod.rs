@@ -29,6 +29,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use foldhash::fast::{FixedState, RandomState};
@@ -210,11 +211,16 @@ pub struct Hello {
 }
 
 impl Core {
+    /// How often [`Core::tick`] is to be called: deadlines are met at most this late.
+    pub fn resolution(limits: &Limits) -> Duration {
+        let times = [limits.ping_interval, limits.pong_timeout, limits.unsubscribed_timeout];
+        let shortest = times.into_iter().filter(|time| !time.is_zero()).min().unwrap_or_default();
+        (shortest / 4).clamp(Duration::from_millis(10), Duration::from_secs(1))
+    }
+
     /// An empty shard.
     pub fn new(shard: ShardIndex, node: Node) -> Self {
-        let limits = &node.limits;
-        let shortest = limits.ping_interval.min(limits.pong_timeout);
-        let resolution_ms = (shortest.as_millis() as u64 / 4).clamp(10, 1_000);
+        let resolution_ms = Self::resolution(&node.limits).as_millis() as u64;
         Self {
             shard,
             hash: FixedState::with_seed(node.hash_seed),
@@ -1032,8 +1038,13 @@ impl Core {
     /// The first look at a connection comes early by a random part, so that those who came together are not all
     /// pinged together.
     fn first_look_ms(&self, nonce: u64) -> u64 {
-        let interval_ms = self.node.limits.ping_interval.as_millis() as u64;
-        interval_ms - nonce % (interval_ms / 4 + 1)
+        let limits = &self.node.limits;
+        let interval_ms = limits.ping_interval.as_millis() as u64;
+        let early_ms = interval_ms - nonce % (interval_ms / 4 + 1);
+        match limits.unsubscribed_timeout.as_millis() as u64 {
+            0 => early_ms,
+            unsubscribed_ms => early_ms.min(unsubscribed_ms),
+        }
     }
 
     fn look_at(&mut self, slot: u32, nonce: u64) {

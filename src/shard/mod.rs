@@ -373,9 +373,7 @@ impl Drop for Running {
 
 /// The life of a shard.
 async fn turns(shard: Rc<Shard>, mut mailbox: UnboundedReceiver<Mail>) {
-    let limits = shard.shared.node.limits.clone();
-    let resolution =
-        (limits.ping_interval.min(limits.pong_timeout) / 4).clamp(Duration::from_millis(10), Duration::from_secs(1));
+    let resolution = Core::resolution(&shard.shared.node.limits);
     let mut ticks = tokio::time::interval(resolution);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut mail = Vec::with_capacity(TURN_MESSAGES_MAX);
