@@ -44,7 +44,8 @@ pub(super) struct Audience {
     queue: VecDeque<Delivery>,
     /// Number of the next event to arrive.
     next: u64,
-    batch: Option<Batch>,
+    /// Boxed: most channels are quiet most of the time, and there may be very many.
+    batch: Option<Box<Batch>>,
     /// Listed among the shard's audiences with work.
     pub(super) listed: bool,
 }
@@ -78,6 +79,9 @@ impl Audience {
 
     /// Adds a connection; it gets what arrives from now on. Returns its position.
     pub(super) fn join(&mut self, slot: u32) -> u32 {
+        if self.subscribers.is_empty() {
+            self.subscribers.reserve_exact(1); // a channel of one's own is common
+        }
         self.subscribers.push(Subscriber { slot, since: self.next });
         (self.subscribers.len() - 1) as u32
     }
@@ -124,7 +128,7 @@ impl Audience {
         mut push: impl FnMut(&mut Connection, Bytes, usize),
     ) -> (usize, usize) {
         if self.batch.is_none() {
-            self.batch = self.next_batch();
+            self.batch = self.next_batch().map(Box::new);
         }
         let Some(batch) = &mut self.batch else { return (0, 0) };
         let end = self.subscribers.len().min(batch.cursor + slice);

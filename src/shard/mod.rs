@@ -11,7 +11,7 @@ pub mod ws;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use crate::core::{Answer, CloseReason, Core, Effect, Message, Node, Outcome, Rej
 use crate::hooks::jobs::Jobs;
 use listener::Listener;
 use stream::Accepted;
-use ws::session::{Conn, part};
+use ws::session::{Conn, part, write_what_goes};
 
 /// Messages taken from the mailbox in one turn.
 const TURN_MESSAGES_MAX: usize = 64;
@@ -281,49 +281,49 @@ impl Shard {
     fn flush_one(&self, slot: u32) {
         let conns = self.conns.borrow();
         let mut core = self.core.borrow_mut();
-        if let Some(conn) = conns.get(slot as usize).and_then(Option::as_ref) {
-            while !conn.is_blocked() {
-                let Some(outbox) = core.outbox_mut(slot) else { break };
-                let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
-                let filled = outbox.fill(&mut slices);
-                if filled == 0 {
-                    break;
+        if let Some(conn) = conns.get(slot as usize).and_then(Option::as_ref)
+            && !conn.is_blocked()
+            && let Some(outbox) = core.outbox_mut(slot)
+        {
+            match write_what_goes(conn, outbox) {
+                Ok((bytes, calls)) => {
+                    let stats = core.stats_mut();
+                    stats.bytes_out += bytes;
+                    stats.writes += calls;
                 }
-                match conn.stream.try_write_vectored(&slices[..filled]) {
-                    Ok(written) => {
-                        outbox.advance(written);
-                        let stats = core.stats_mut();
-                        stats.writes += 1;
-                        stats.bytes_out += written as u64;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.blocked(),
-                    Err(_) => {
-                        core.close(slot, CloseReason::Client);
-                        break;
-                    }
-                }
+                Err(_) => core.close(slot, CloseReason::Client),
             }
         }
         core.flushed(slot);
     }
 
-    /// Ends a connection: off the roster at once, then what is still to be said is said by a task of its own.
+    /// Ends a connection: off the roster at once, then it is sent what it is still to be sent, by a task of its own if
+    /// that takes time.
     fn take_down(self: &Rc<Self>, slot: u32, reason: CloseReason, close_frame: Option<Vec<u8>>) {
-        let conn = self.conns.borrow_mut().get_mut(slot as usize).and_then(Option::take);
-        let record = conn.is_some().then(|| self.core.borrow().connection(slot).map(ws::session::Record::of)).flatten();
-        let outbox = self.core.borrow_mut().disconnect(slot, reason);
-        let (Some(conn), Some(outbox)) = (conn, outbox) else { return };
-        if let Some(record) = record {
-            record.log(conn.session().protocol(), reason, self.now_ms());
-        }
+        let Some(conn) = self.conns.borrow_mut().get_mut(slot as usize).and_then(Option::take) else {
+            // still shaking hands: whoever does that finds it gone
+            self.core.borrow_mut().disconnect(slot, reason);
+            return;
+        };
         conn.end();
-        let frame = close_frame.or_else(|| {
-            (reason != CloseReason::Client).then(|| {
-                let farewell = conn.session().farewell(reason);
-                ws::codec::close_frame(farewell.code, &farewell.reason)
-            })
-        });
-        self.spawn(part(conn, outbox, frame, reason));
+        let mut core = self.core.borrow_mut();
+        if let Some(connection) = core.connection(slot) {
+            ws::session::log_end(connection, conn.session().protocol(), reason, self.now_ms());
+        }
+        let Some(mut outbox) = core.disconnect(slot, reason) else { return };
+        drop(core);
+        if reason == CloseReason::SlowReader {
+            outbox.keep_only_started();
+        }
+        let farewell = || {
+            let farewell = conn.session().farewell(reason);
+            ws::codec::close_frame(farewell.code, &farewell.reason)
+        };
+        let frame = close_frame.or_else(|| (reason != CloseReason::Client).then(farewell));
+        outbox.push(frame.unwrap_or_default().into());
+        if !ws::session::part_at_once(&conn, &mut outbox, reason) {
+            self.spawn(part(conn, outbox));
+        }
     }
 
     /// Runs a task that the shard waits for when it drains.

@@ -288,7 +288,8 @@ fn read(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder) -> Vec<u8> {
 fn digest(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder, input: &mut [u8]) -> Vec<u8> {
     let bytes_max = shard.shared.node.limits.command_bytes_max;
     let mut at = 0;
-    while at < input.len() && !conn.ended.get() {
+    // to the end of the input and once more: only then does the decoder let go of a message that came in pieces
+    while !conn.ended.get() {
         if conn.busy.get() {
             return input[at..].to_vec();
         }
@@ -381,30 +382,28 @@ async fn await_job(
     shard.come_to_rest();
 }
 
+/// Sends a connection that was taken down what it is still to be sent, if its socket takes that at once and the client
+/// was the one to say goodbye. Returns whether nothing is left to be done.
+pub(in crate::shard) fn part_at_once(conn: &Conn, outbox: &mut Outbox, reason: CloseReason) -> bool {
+    let written = write_what_goes(conn, outbox);
+    // a client that has not said goodbye may still be sending: closing at once would make the kernel throw away what
+    // is on its way to it
+    written.is_err() || outbox.is_empty() && reason == CloseReason::Client
+}
+
 /// Sends a connection that was taken down what it is still to be sent, and waits for it to hang up, both for a
-/// bounded time: closing at once would make the kernel throw away what is on its way.
-pub(in crate::shard) async fn part(conn: Rc<Conn>, mut outbox: Outbox, frame: Option<Vec<u8>>, reason: CloseReason) {
-    if reason == CloseReason::SlowReader {
-        outbox.keep_only_started();
-    }
-    if let Some(frame) = frame {
-        outbox.push(frame.into());
-    }
+/// bounded time.
+pub(in crate::shard) async fn part(conn: Rc<Conn>, mut outbox: Outbox) {
     let goodbye = async {
         while !outbox.is_empty() {
-            let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX / 8];
-            let filled = outbox.fill(&mut slices);
-            match conn.stream.try_write_vectored(&slices[..filled]) {
-                Ok(written) => outbox.advance(written),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.stream.writable().await?,
-                Err(error) => return Err(error),
-            }
+            conn.stream.writable().await?;
+            write_what_goes(&conn, &mut outbox)?;
         }
         conn.stream.shutdown_write()?;
         let mut discarded = [0; 512];
         loop {
             match conn.stream.try_read(&mut discarded) {
-                Ok(0) => return Ok(()),
+                Ok(0) => return io::Result::Ok(()),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.stream.readable().await?,
                 Err(error) => return Err(error),
@@ -415,36 +414,46 @@ pub(in crate::shard) async fn part(conn: Rc<Conn>, mut outbox: Outbox, frame: Op
     let _ = tokio::time::timeout(CLOSE_LINGER, goodbye).await;
 }
 
-/// What is logged of a connection when it ends.
-pub(in crate::shard) struct Record {
-    id: ConnectionId,
-    app: AppKey,
-    user: UserId,
-    address: Option<std::net::IpAddr>,
-    opened_ms: u64,
-}
-
-impl Record {
-    pub(in crate::shard) fn of(connection: &Connection) -> Self {
-        Self {
-            id: connection.id(),
-            app: connection.permit().app().clone(),
-            user: connection.user().clone(),
-            address: connection.permit().address(),
-            opened_ms: connection.opened_ms(),
+/// Writes until nothing is left or the socket is full. Returns the bytes and calls that it took.
+pub(in crate::shard) fn write_what_goes(conn: &Conn, outbox: &mut Outbox) -> io::Result<(u64, u64)> {
+    let (mut bytes, mut calls) = (0, 0);
+    while !outbox.is_empty() {
+        let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
+        let filled = outbox.fill(&mut slices);
+        match conn.stream.try_write_vectored(&slices[..filled]) {
+            Ok(written) => {
+                outbox.advance(written);
+                bytes += written as u64;
+                calls += 1;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                conn.blocked();
+                break;
+            }
+            Err(error) => return Err(error),
         }
     }
+    Ok((bytes, calls))
+}
 
-    pub(in crate::shard) fn log(&self, protocol: &'static str, reason: CloseReason, now_ms: u64) {
-        tracing::info!(
-            protocol,
-            app = self.app.as_str(),
-            user = self.user.as_str(),
-            socket = %self.id.to_uuid(),
-            address = self.address.map(tracing::field::display),
-            seconds = (now_ms - self.opened_ms) as f64 / 1000.0,
-            reason = reason.label(),
-            "connection ended"
-        );
+/// One line about a connection that ends: who, how long, why. Ordinary ends are for the debug level.
+pub(in crate::shard) fn log_end(connection: &Connection, protocol: &'static str, reason: CloseReason, now_ms: u64) {
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                protocol,
+                app = connection.permit().app().as_str(),
+                user = connection.user().as_str(),
+                socket = %connection.id().to_uuid(),
+                address = connection.permit().address().map(tracing::field::display),
+                seconds = now_ms.saturating_sub(connection.opened_ms()) as f64 / 1000.0,
+                reason = reason.label(),
+                "connection ended"
+            )
+        };
+    }
+    match reason {
+        CloseReason::Client | CloseReason::Draining => line!(debug),
+        _ => line!(info),
     }
 }
