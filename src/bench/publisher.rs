@@ -192,6 +192,8 @@ impl Template {
 pub struct HttpConnection {
     stream: TcpStream,
     answer: Vec<u8>,
+    /// Where in `answer` the body begins.
+    body_at: usize,
 }
 
 impl HttpConnection {
@@ -203,7 +205,7 @@ impl HttpConnection {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        Ok(Self { stream, answer: Vec::new() })
+        Ok(Self { stream, answer: Vec::new(), body_at: 0 })
     }
 
     /// Sends a request and reads the whole answer; returns its status.
@@ -213,7 +215,7 @@ impl HttpConnection {
     pub fn exchange(&mut self, request: &[u8]) -> Result<u16> {
         self.stream.write_all(request)?;
         self.answer.clear();
-        let (status, end) = loop {
+        let (status, body_at, end) = loop {
             if let Some(found) = answer_end(&self.answer)? {
                 break found;
             }
@@ -222,7 +224,13 @@ impl HttpConnection {
         while self.answer.len() < end {
             self.read_more()?;
         }
+        self.body_at = body_at;
         Ok(status)
+    }
+
+    /// The body of the last answer.
+    pub fn body(&self) -> &[u8] {
+        &self.answer[self.body_at..]
     }
 
     fn read_more(&mut self) -> Result<()> {
@@ -237,8 +245,8 @@ impl HttpConnection {
     }
 }
 
-/// Status and full length of an answer, once its head is there.
-fn answer_end(answer: &[u8]) -> Result<Option<(u16, usize)>> {
+/// Status, where the body begins, and full length of an answer, once its head is there.
+fn answer_end(answer: &[u8]) -> Result<Option<(u16, usize, usize)>> {
     let Some(head_bytes) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
         ensure!(answer.len() < HEAD_BYTES_MAX, "no end of the answer's head");
         return Ok(None);
@@ -249,7 +257,8 @@ fn answer_end(answer: &[u8]) -> Result<Option<(u16, usize)>> {
         let (name, value) = line.split_once(':')?;
         name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
     });
-    Ok(Some((status, head_bytes + 4 + length.context("answer without a Content-Length")?)))
+    let body_at = head_bytes + 4;
+    Ok(Some((status, body_at, body_at + length.context("answer without a Content-Length")?)))
 }
 
 #[cfg(test)]
@@ -277,8 +286,8 @@ mod tests {
     #[test]
     fn the_end_of_an_answer_is_known_from_its_head() {
         let check = |answer: &str, expected| assert_eq!(answer_end(answer.as_bytes()).unwrap(), expected, "{answer}");
-        check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Some((200, 40)));
-        check("HTTP/1.1 503 No\r\nX: y\r\nContent-Length:0\r\n\r\n", Some((503, 43)));
+        check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Some((200, 38, 40)));
+        check("HTTP/1.1 503 No\r\nX: y\r\nContent-Length:0\r\n\r\n", Some((503, 43, 43)));
         check("HTTP/1.1 200 OK\r\ncontent-le", None);
         assert!(answer_end(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
         assert!(answer_end(&[b'x'; HEAD_BYTES_MAX]).is_err());

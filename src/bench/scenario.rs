@@ -299,17 +299,28 @@ impl Run {
     }
 
     fn connect(&self) -> Result<Vec<Row>> {
-        let of_server = || {
-            let server = server::start(&self.bench)?;
-            self.connect_us(&server.process, &self.door(server.public, Subscription::Shared))
-        };
         let of_floor = || {
             let floor = floor::start(Floor::Upgrade, 0)?;
             self.connect_us(&floor.process, &self.door(floor.address, Subscription::Shared))
         };
-        let cpu_us = self.in_turns(of_server, of_floor)?;
-        let row = Row::new(name(Scenario::Connect), "connect, subscribe, close: CPU us (beside: hyper upgrade)");
-        Ok(vec![cpu_us.row(row, |us| *us).with_goal(Goal::RatioMax(1.7))])
+        let by_session = || {
+            let server = server::start(&self.bench)?;
+            let request_targets = self.bench.session_request_targets(&server)?;
+            let door = Door { request_targets, ..self.door(server.public, Subscription::Shared) };
+            self.connect_us(&server.process, &door)
+        };
+        let by_jwt = || {
+            let server = server::start(&self.bench)?;
+            self.connect_us(&server.process, &self.door(server.public, Subscription::Shared))
+        };
+        let row = |figure| Row::new(name(Scenario::Connect), figure);
+        let by_session = self.in_turns(by_session, of_floor)?;
+        let by_jwt = self.in_turns(by_jwt, of_floor)?;
+        let session_row = row("connect, subscribe, close: CPU us (beside: hyper upgrade)");
+        Ok(vec![
+            by_session.row(session_row, |us| *us).with_goal(Goal::RatioMax(1.7)),
+            by_jwt.row(row("the same with an RSA-signed token each"), |us| *us),
+        ])
     }
 
     fn connect_us(&self, process: &Process, door: &Door) -> Result<f64> {
@@ -367,7 +378,7 @@ impl Run {
     }
 
     fn door(&self, address: SocketAddr, subscription: Subscription) -> Door {
-        let request_targets = self.bench.request_targets.clone();
+        let request_targets = self.bench.request_targets();
         Door { address, source: Ipv4Addr::LOCALHOST, request_targets, subscription }
     }
 

@@ -1,5 +1,6 @@
 //! The server under measurement: this very program, started as a child with an app of its own.
 
+use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -7,14 +8,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use std::{env, thread};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
-use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
-use aws_lc_rs::rsa::{KeyPair, KeySize};
-use aws_lc_rs::signature::KeyPair as _;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use serde_json::json;
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::credential::jwt::GusherClaims;
+use crate::credential::keygen;
 
 use super::process::{Process, check_interrupted};
 use super::publisher::HttpConnection;
@@ -23,12 +20,14 @@ const START_TIMEOUT: Duration = Duration::from_secs(15);
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How much of the server's output an error shows, in lines.
 const LOG_LINES_MAX: usize = 20;
+/// Session tokens that are fetched for one measurement.
+const SESSIONS_MAX: usize = 50;
 
 /// What a run keeps for all servers that it starts: a directory with the public key, and users' tokens.
 pub struct Bench {
     directory: PathBuf,
-    /// Request targets of a WebSocket handshake, one for each user.
-    pub request_targets: Vec<String>,
+    /// A token of each user.
+    tokens: Vec<String>,
 }
 
 impl Bench {
@@ -39,23 +38,44 @@ impl Bench {
     pub fn new(users: usize) -> Result<Self> {
         let directory = env::temp_dir().join(format!("hydrant-bench-{}", std::process::id()));
         fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
-        let mut bench = Self { directory, request_targets: Vec::new() };
+        let mut bench = Self { directory, tokens: Vec::new() };
 
-        let keys = KeyPair::generate(KeySize::Rsa2048).map_err(|_| anyhow!("no RSA key could be made"))?;
-        let public: PublicKeyX509Der<'_> = keys.public_key().as_der().map_err(|_| anyhow!("public key as DER"))?;
-        fs::write(bench.public_key_path(), pem("PUBLIC KEY", public.as_ref()))?;
-
-        let private: Pkcs8V1Der<'_> = keys.as_der().map_err(|_| anyhow!("private key as DER"))?;
-        let signing_key = EncodingKey::from_rsa_pem(pem("PRIVATE KEY", private.as_ref()).as_bytes())?;
+        let keys = keygen::generate_rsa()?;
+        fs::write(bench.public_key_path(), &keys.public_pem)?;
         let expires = (SystemTime::now() + TOKEN_LIFETIME).duration_since(UNIX_EPOCH)?.as_secs();
         for user in 0..users {
             check_interrupted()?;
-            let gusher = json!({"user_id": format!("u{user}"), "app_key": "bench", "channels": ["*"], "remotes": {}});
-            let claims = json!({"gusher": gusher, "exp": expires});
-            let token = jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &signing_key)?;
-            bench.request_targets.push(format!("/gcs/ws/bench?token={token}"));
+            let claims = GusherClaims {
+                channels: Some(vec!["*".to_owned()]),
+                user_id: format!("u{user}"),
+                app_key: "bench".to_owned(),
+                remotes: None,
+            };
+            let token = keygen::sign(keys.private_pem.as_bytes(), "the key of this run", &claims, expires)?;
+            bench.tokens.push(token);
         }
         Ok(bench)
+    }
+
+    /// Request targets of a WebSocket handshake with each user's own token.
+    pub fn request_targets(&self) -> Vec<String> {
+        self.tokens.iter().map(|token| request_target(token)).collect()
+    }
+
+    /// Request targets of a handshake with session tokens, as clients get them for their own: good for a minute.
+    ///
+    /// # Errors
+    /// When the server does not hand them out.
+    pub fn session_request_targets(&self, server: &Server) -> Result<Vec<String>> {
+        let mut connection = HttpConnection::connect(server.public)?;
+        let session = |token: &String| {
+            let request = format!("POST /gcs/auth?jwt={token} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
+            let status = connection.exchange(request.as_bytes())?;
+            let answer: HashMap<String, String> = serde_json::from_slice(connection.body())
+                .with_context(|| format!("a session token, but the status is {status}"))?;
+            Ok(request_target(answer.get("token").context("a session token")?))
+        };
+        self.tokens.iter().take(SESSIONS_MAX).map(session).collect()
     }
 
     fn public_key_path(&self) -> PathBuf {
@@ -70,10 +90,8 @@ impl Drop for Bench {
     }
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
-    let base64 = STANDARD.encode(der);
-    let lines: Vec<&str> = base64.as_bytes().chunks(64).filter_map(|line| str::from_utf8(line).ok()).collect();
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
+fn request_target(token: &str) -> String {
+    format!("/gcs/ws/bench?token={token}")
 }
 
 /// A running server.
@@ -142,17 +160,14 @@ fn wait_until_ready(process: &mut Process, ops: SocketAddr) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jsonwebtoken::{DecodingKey, Validation};
+    use crate::credential::jwt::{ClockPolicy, PublicKeys};
 
     #[test]
     fn tokens_are_signed_with_the_key_beside_them() {
         let bench = Bench::new(2).unwrap();
-        let key = DecodingKey::from_rsa_pem(&fs::read(bench.public_key_path()).unwrap()).unwrap();
-        let token = bench.request_targets[1].split_once("token=").unwrap().1;
-        let claims =
-            jsonwebtoken::decode::<serde_json::Value>(token, &key, &Validation::new(Algorithm::RS256)).unwrap().claims;
-        assert_eq!(claims["gusher"]["user_id"], "u1");
-        assert_eq!(claims["gusher"]["channels"], json!(["*"]));
+        let keys = PublicKeys::from_pems(&[(&fs::read(bench.public_key_path()).unwrap(), "bench")]).unwrap();
+        let claims = keys.verify(&bench.tokens[1], 0, ClockPolicy::RefuseFutureIat).unwrap();
+        assert_eq!(claims.get().gusher.as_ref().unwrap().user_id, "u1");
 
         let directory = bench.directory.clone();
         drop(bench);

@@ -78,6 +78,10 @@ impl Stream {
         each!(self, stream => stream.try_read(buffer))
     }
 
+    pub(super) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        each!(self, stream => stream.try_write(bytes))
+    }
+
     pub(super) fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         each!(self, stream => stream.try_write_vectored(slices))
     }

@@ -420,7 +420,12 @@ pub(in crate::shard) fn write_what_goes(conn: &Conn, outbox: &mut Outbox) -> io:
     while !outbox.is_empty() {
         let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
         let filled = outbox.fill(&mut slices);
-        match conn.stream.try_write_vectored(&slices[..filled]) {
+        // one frame is the common case, and the plain call is the cheaper one
+        let written = match &slices[..filled] {
+            [only] => conn.stream.try_write(only),
+            several => conn.stream.try_write_vectored(several),
+        };
+        match written {
             Ok(written) => {
                 outbox.advance(written);
                 bytes += written as u64;
