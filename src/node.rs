@@ -1,12 +1,12 @@
 //! One node: the only place that knows every part. Builds in order, drains in reverse.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use ipnet::IpNet;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
@@ -14,6 +14,7 @@ use crate::config::{self, Address, Config, Door, PublicKeyPem, RemoteTarget};
 use crate::core::{self, Admission, AppKey, Ledger};
 use crate::credential::session::SessionKey;
 use crate::hooks::jobs::{Jobs, Target};
+use crate::limits::Limits;
 use crate::ops::metrics::OpsDoor;
 use crate::protocol::gusher::token::Tokens;
 use crate::protocol::gusher::{ClientDoor, Gusher, MasterDoor};
@@ -33,24 +34,66 @@ pub struct Node {
     grace: Duration,
 }
 
+/// What a node is made of. [`Node::start`] makes it from a configuration; an embedder may bring its own doors.
+pub struct Parts {
+    /// How many shards, each a thread; 1 to 1,024.
+    pub shards: usize,
+    /// What is refused, and when.
+    pub limits: Limits,
+    /// Apps that are counted one by one.
+    pub apps: Vec<AppKey>,
+    /// Where jobs are handed on.
+    pub jobs: Jobs,
+    /// Over how long goodbyes are spread when the node drains.
+    pub grace: Duration,
+    /// Proxies whose word about a client's address counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Where it listens, and what is answered there.
+    pub listeners: Vec<(config::Listener, Vec<Arc<dyn FrontDoor>>)>,
+}
+
 impl Node {
-    /// Binds every listener and starts every shard; when this returns the node serves. To be called in the control
-    /// plane's runtime, where jobs are done: nothing that waits for others runs on a shard.
+    /// Starts a node as configured. See [`Node::launch`].
     ///
     /// # Errors
-    /// A key cannot be used, an address cannot be had, a thread cannot be started. Nothing is left running.
+    /// A key cannot be used; or as [`Node::launch`].
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        let limits = Arc::new(config.limits.clone());
         let gusher = Arc::new(gusher(config)?);
-        let jobs = jobs(config)?;
+        let door = |door: &Door| -> Arc<dyn FrontDoor> {
+            match door {
+                Door::GusherClient => Arc::new(ClientDoor(gusher.clone())),
+                Door::GusherMaster => Arc::new(MasterDoor(gusher.clone())),
+                Door::Ops => Arc::new(OpsDoor),
+            }
+        };
+        let with_doors = |listener: &config::Listener| (listener.clone(), listener.doors.iter().map(door).collect());
+        Self::launch(Parts {
+            shards: config.shards,
+            limits: config.limits.clone(),
+            apps: config.apps.iter().map(|app| AppKey::from(&*app.key)).collect(),
+            jobs: jobs(config)?,
+            grace: config.shutdown.grace,
+            trusted_proxies: config.trusted_proxies.clone(),
+            listeners: config.listen.iter().map(with_doors).collect(),
+        })
+    }
+
+    /// Binds every listener and starts every shard; when this returns the node serves.
+    ///
+    /// # Errors
+    /// An address cannot be had, or a thread cannot be started. Nothing is left running.
+    pub fn launch(parts: Parts) -> anyhow::Result<Self> {
+        let shards = parts.shards;
+        let trusted_proxies: Arc<[IpNet]> = parts.trusted_proxies.into();
         let mut listeners = Vec::new();
-        let mut sockets: Vec<VecDeque<(Arc<Listener>, Socket)>> = (0..config.shards).map(|_| VecDeque::new()).collect();
-        for spec in &config.listen {
-            let (address, bound) = bind(&spec.address, spec.unix_mode, config.shards)
-                .with_context(|| format!("cannot listen on {}; is another server running there?", spec.address))?;
-            let listener = Arc::new(listener(config, spec, address, &gusher));
+        let mut sockets: Vec<Vec<(Arc<Listener>, Socket)>> = (0..shards).map(|_| Vec::new()).collect();
+        for (spec, doors) in parts.listeners {
+            let (address, bound) = bind(&spec.address, spec.unix_mode, shards).with_context(|| {
+                format!("cannot listen on {}; is another server running there?", spec.address)
+            })?;
+            let listener = Arc::new(listener(spec, address, doors, trusted_proxies.clone(), shards));
             for (shard, socket) in bound.into_iter().enumerate() {
-                sockets[shard].push_back((listener.clone(), socket));
+                sockets[shard].push((listener.clone(), socket));
             }
             listeners.push(listener);
         }
@@ -58,28 +101,28 @@ impl Node {
         let shared = Arc::new(Shared {
             node: core::Node {
                 number: 0,
-                shards: config.shards as core::ShardIndex,
+                shards: shards as core::ShardIndex,
                 hash_seed: uuid::Uuid::new_v4().as_u128() as u64,
-                limits,
+                limits: Arc::new(parts.limits),
                 dialects: dialects(),
-                apps: config.apps.iter().map(|app| AppKey::from(&*app.key)).collect(),
+                apps: parts.apps.into(),
                 admission: Admission::default(),
                 ledger: Ledger::default(),
-                backlog: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
+                backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             },
-            jobs,
+            jobs: parts.jobs,
             ready: AtomicBool::new(false),
             http_connections: AtomicUsize::new(0),
             draining: is_draining,
         });
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.shards).map(|_| unbounded_channel()).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| unbounded_channel()).unzip();
         let mut node =
-            Self { listeners, mailboxes: senders.into(), threads: Vec::new(), draining, grace: config.shutdown.grace };
+            Self { listeners, mailboxes: senders.into(), threads: Vec::new(), draining, grace: parts.grace };
         let epoch = Instant::now();
         for (index, (mailbox, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
             let (shared, mailboxes) = (shared.clone(), node.mailboxes.clone());
             let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
-                let ran = Shard::run(index as u16, shared, mailboxes, mailbox, sockets.into(), epoch);
+                let ran = Shard::run(index as u16, shared, mailboxes, mailbox, sockets, epoch);
                 if let Err(error) = ran {
                     tracing::error!(shard = index, %error, "a shard could not start");
                 }
@@ -147,6 +190,7 @@ fn gusher(config: &Config) -> anyhow::Result<Gusher> {
     })
 }
 
+/// To be called in the control plane's runtime, where jobs are done: nothing that waits for others runs on a shard.
 fn jobs(config: &Config) -> anyhow::Result<Jobs> {
     let control = tokio::runtime::Handle::current();
     Ok(match &config.gusher.remote {
@@ -161,26 +205,20 @@ fn jobs(config: &Config) -> anyhow::Result<Jobs> {
     })
 }
 
-fn listener(config: &Config, spec: &config::Listener, address: Address, gusher: &Arc<Gusher>) -> Listener {
-    let door = |door: &Door| -> Arc<dyn FrontDoor> {
-        match door {
-            Door::GusherClient => Arc::new(ClientDoor(gusher.clone())),
-            Door::GusherMaster => Arc::new(MasterDoor(gusher.clone())),
-            Door::Ops => Arc::new(OpsDoor),
-        }
-    };
+fn listener(
+    spec: config::Listener,
+    address: Address,
+    doors: Vec<Arc<dyn FrontDoor>>,
+    trusted_proxies: Arc<[IpNet]>,
+    shards: usize,
+) -> Listener {
     Listener {
         address,
         names: spec.doors.iter().map(|door| door.word().to_owned()).collect(),
-        doors: spec.doors.iter().map(door).collect(),
-        path_prefix: spec.path_prefix.clone(),
-        trust: Trust {
-            trusted: spec.trusted,
-            allow: spec.allow.clone(),
-            token: spec.token.clone(),
-            hosts: spec.hosts.clone(),
-        },
-        trusted_proxies: config.trusted_proxies.clone().into(),
-        seats: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
+        doors,
+        path_prefix: spec.path_prefix,
+        trust: Trust { trusted: spec.trusted, allow: spec.allow, token: spec.token, hosts: spec.hosts },
+        trusted_proxies,
+        seats: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
     }
 }

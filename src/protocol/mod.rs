@@ -42,6 +42,12 @@ pub trait Session {
     /// A text message arrived: at most one command.
     fn text(&mut self, heard: Heard<'_>) -> Step;
 
+    /// A binary message arrived: the finished frame to answer it with, if any. The protocols here speak text only and,
+    /// as their originals do, ignore it.
+    fn binary(&mut self, _message: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
     /// The subscribe that the last step asked for has ended: the reply.
     fn subscribed(&mut self, outcome: Outcome) -> String;
 

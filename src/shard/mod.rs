@@ -253,7 +253,7 @@ impl Shard {
 
     /// Runs protocol code for one connection; a panic in it costs that connection alone.
     fn guarded<T>(&self, slot: u32, code: impl FnOnce() -> T) -> Option<T> {
-        let result = catch_unwind(AssertUnwindSafe(code)).ok();
+        let result = survived(code);
         if result.is_none() {
             let mut core = self.core.borrow_mut();
             core.stats_mut().panics += 1;
@@ -337,10 +337,15 @@ impl Shard {
 
     /// A message or a piece of work must not take the shard with it.
     fn survive(self: &Rc<Self>, work: impl FnOnce()) {
-        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        if survived(work).is_none() {
             self.core.borrow_mut().stats_mut().panics += 1;
         }
     }
+}
+
+/// What the code comes to, unless it panics (the panic hook has reported it then).
+fn survived<T>(code: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(code)).ok()
 }
 
 /// A request whose asker waits; forgotten when it no longer does.

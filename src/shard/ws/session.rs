@@ -19,7 +19,7 @@ use crate::core::{CloseReason, Connection, ConnectionId, DialectIndex, Hello, Ou
 use crate::protocol::{Farewell, Heard, Session, Step};
 use crate::shard::http::{Exchange, Response, Seat};
 use crate::shard::stream::Stream;
-use crate::shard::{Shard, WRITE_FRAMES_MAX};
+use crate::shard::{Shard, WRITE_FRAMES_MAX, survived};
 
 /// How long a connection that was taken down may take to read what it is still sent.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
@@ -316,8 +316,12 @@ fn hear(shard: &Rc<Shard>, conn: &Conn, message: Message<'_>) {
     let slot = conn.id.slot;
     match message {
         Message::Text(text) => hear_text(shard, conn, text),
-        // no protocol here speaks binary; the originals ignore it
-        Message::Binary(_) | Message::Pong(_) => {}
+        Message::Binary(message) => {
+            if let Some(Some(frame)) = shard.guarded(slot, || conn.session().binary(message)) {
+                shard.core.borrow_mut().reply(slot, frame.into());
+            }
+        }
+        Message::Pong(_) => {}
         Message::Ping(payload) => shard.core.borrow_mut().reply(slot, codec::pong_frame(payload).into()),
         Message::Close { code, .. } => {
             let frame = codec::close_frame(code.unwrap_or(1000), "");
@@ -333,35 +337,35 @@ fn hear_text(shard: &Rc<Shard>, conn: &Conn, text: &str) {
         let Some(connection) = core.connection(slot) else { return };
         let channel_name_bytes_max = shard.shared.node.limits.channel_name_bytes_max;
         let heard = Heard { text, connection, channel_name_bytes_max, unix_s: shard.unix_s() };
-        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| conn.session().text(heard)))
+        survived(|| conn.session().text(heard))
     };
     let mut core = shard.core.borrow_mut();
     core.stats_mut().commands += 1;
     match step {
-        Ok(Step::Reply(text)) => core.reply(slot, codec::text_frame(text.as_bytes()).into()),
-        Ok(Step::Refuse(rejection, text)) => {
+        Some(Step::Reply(text)) => core.reply(slot, codec::text_frame(text.as_bytes()).into()),
+        Some(Step::Refuse(rejection, text)) => {
             core.rejected(rejection);
             core.reply(slot, codec::text_frame(text.as_bytes()).into());
         }
-        Ok(Step::Subscribe(grants)) => {
+        Some(Step::Subscribe(grants)) => {
             conn.busy.set(true);
             core.subscribe(slot, grants);
         }
-        Ok(Step::Unsubscribe(channel, text)) => {
+        Some(Step::Unsubscribe(channel, text)) => {
             core.unsubscribe(slot, &channel);
             core.reply(slot, codec::text_frame(text.as_bytes()).into());
         }
-        Ok(Step::Job(job)) => {
+        Some(Step::Job(job)) => {
             conn.busy.set(true);
             drop(core);
             let done = shard.shared.jobs.submit(job);
             spawn_local(await_job(shard.clone(), conn.id, done));
         }
-        Ok(Step::Close(Farewell { code, reason })) => {
+        Some(Step::Close(Farewell { code, reason })) => {
             drop(core);
             shard.take_down(slot, CloseReason::Violation, Some(codec::close_frame(code, &reason)));
         }
-        Err(_) => {
+        None => {
             core.stats_mut().panics += 1;
             core.close(slot, CloseReason::Internal);
         }
