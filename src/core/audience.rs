@@ -10,9 +10,9 @@ use super::event::{Frames, Ledger};
 use super::id::{AppKey, ChannelName, ConnectionId};
 
 /// Events joined into one batch; with it one write per socket carries up to this many.
-const BATCH_EVENTS_MAX: usize = 64;
+const BATCH_EVENTS_MAX: usize = if cfg!(test) { 3 } else { 64 };
 /// Bytes joined into one batch, per dialect; one larger event makes a batch alone.
-const BATCH_BYTES_MAX: usize = 256 << 10;
+const BATCH_BYTES_MAX: usize = if cfg!(test) { 512 } else { 256 << 10 };
 /// Marks a subscriber that left while a batch was on its way.
 const GONE: u32 = u32::MAX;
 

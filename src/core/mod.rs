@@ -25,6 +25,9 @@ mod request;
 mod stats;
 mod timers;
 
+#[cfg(test)]
+mod model_tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -53,8 +56,8 @@ pub use rejection::Rejection;
 pub use request::{Answer, Query, RequestId, Ticket};
 pub use stats::{Stats, TURN_BUCKETS_US};
 
-/// Subscribers served between two looks at anything else.
-const SLICE_SUBSCRIBERS: usize = 256;
+/// Subscribers served between two looks at anything else; few under test, so that a handful makes several slices.
+const SLICE_SUBSCRIBERS: usize = if cfg!(test) { 2 } else { 256 };
 
 /// What all shards of a node have in common.
 #[derive(Clone)]
@@ -637,6 +640,7 @@ impl Core {
             && self.audience_of.is_empty()
             && self.channels.len() == 0
             && self.users.len() == 0
+            && self.requests.is_empty()
     }
 
     // ------------------------------------------------------------------ messages
