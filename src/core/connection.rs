@@ -113,6 +113,8 @@ pub(super) enum Pending {
         waiting: Vec<ChannelName>,
         /// What homes have confirmed.
         joined: Vec<ChannelName>,
+        /// What was asked for too and is subscribed already.
+        held: Vec<ChannelName>,
         /// Set when a permission was revoked meanwhile: nothing of the command will stand.
         refused: Option<Rejection>,
     },

@@ -342,9 +342,12 @@ impl Core {
         let Some(connection) = self.connections.get(slot as usize) else { return };
         debug_assert!(!connection.is_busy(), "one command in flight per connection");
         let app = connection.permit.app().clone();
-        let mut wanted: Vec<ChannelName> = Vec::with_capacity(grants.len());
+        let (mut wanted, mut held): (Vec<ChannelName>, Vec<ChannelName>) =
+            (Vec::with_capacity(grants.len()), Vec::new());
         for channel in grants.into_iter().map(Grant::into_channel) {
-            if !self.is_subscribed(connection, &app, &channel) && !wanted.contains(&channel) {
+            if self.is_subscribed(connection, &app, &channel) {
+                held.push(channel);
+            } else if !wanted.contains(&channel) {
                 wanted.push(channel);
             }
         }
@@ -362,6 +365,7 @@ impl Core {
         connection.pending = Some(Box::new(Pending::Subscribe {
             waiting: wanted.clone(),
             joined: Vec::with_capacity(wanted.len()),
+            held,
             refused: None,
         }));
         let (connection, command, dialect, user) =
@@ -763,7 +767,7 @@ impl Core {
         if connection.command != command {
             return false;
         }
-        let Some(Pending::Subscribe { waiting, joined, refused }) = connection.pending.as_deref_mut() else {
+        let Some(Pending::Subscribe { waiting, joined, refused, .. }) = connection.pending.as_deref_mut() else {
             return false;
         };
         let Some(at) = waiting.iter().position(|waits| waits == channel) else { return false };
@@ -986,8 +990,8 @@ impl Core {
             Assignment::Replace(patterns) => {
                 connection.permissions.replace(patterns);
                 let permissions = connection.permissions.clone();
-                if let Some(Pending::Subscribe { waiting, joined, refused }) = connection.pending.as_deref_mut()
-                    && waiting.iter().chain(&*joined).any(|channel| !permissions.cover(channel.as_str()))
+                if let Some(Pending::Subscribe { waiting, joined, held, refused }) = connection.pending.as_deref_mut()
+                    && waiting.iter().chain(&*joined).chain(&*held).any(|channel| !permissions.cover(channel.as_str()))
                 {
                     *refused = Some(Rejection::NotPermitted);
                 }

@@ -133,6 +133,18 @@ fn a_multi_subscribe_refused_in_the_middle_leaves_nothing() {
 }
 
 #[test]
+fn a_multi_subscribe_is_refused_when_a_channel_that_it_has_already_is_revoked() {
+    let (mut world, [_, one, two, _], who) = four_shards();
+    world.subscribe(who, &[&one]);
+    world.settle();
+    world.subscribe(who, &[&one, &two]);
+    world.revoke_all_but(who, &[&two]);
+    world.settle();
+    assert_eq!(world.read(who), [format!("+{one}"), format!("-{one}"), "!".into()]);
+    world.finish();
+}
+
+#[test]
 fn a_multi_subscribe_begins_everywhere_at_once() {
     let (mut world, [_, one, two, _], who) = four_shards();
     world.subscribe(who, &[&one, &two]);
