@@ -272,6 +272,7 @@ impl Core {
             dirty: false,
             closing: false,
             opened_ms: self.now_ms,
+            idle_ms: self.now_ms,
             heard_ms: self.now_ms,
             pinged_ms: None,
         });
@@ -930,6 +931,9 @@ impl Core {
             }
             !ends
         });
+        if connection.subscriptions.is_empty() && !ended.is_empty() {
+            connection.idle_ms = self.now_ms;
+        }
         let (app, user, dialect) = (connection.permit.app().clone(), connection.user.clone(), connection.dialect);
         for subscription in ended {
             let channel = self.leave_audience(subscription);
@@ -1016,7 +1020,7 @@ impl Core {
             return;
         };
         let idle = connection.subscriptions.is_empty() && connection.pending.is_none();
-        let give_up_ms = connection.opened_ms + unsubscribed_ms;
+        let give_up_ms = connection.idle_ms + unsubscribed_ms;
         if unsubscribed_ms > 0 && idle && now_ms >= give_up_ms {
             return self.close(slot, CloseReason::Unsubscribed);
         }

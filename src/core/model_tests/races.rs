@@ -264,3 +264,19 @@ fn who_lags_is_closed_and_nobody_else() {
     assert_eq!([0, 1].map(|who| world.is_closing(who)), [true, false]);
     world.finish();
 }
+
+#[test]
+fn a_connection_between_two_subscriptions_is_not_idle() {
+    let mut world = one_shard(1);
+    for _ in 0..5 {
+        world.tick(30_000);
+        world.heard(0);
+    }
+    world.unsubscribe(0, "a");
+    world.tick(54_000);
+    assert!(!world.is_closing(0));
+    world.heard(0);
+    world.tick(54_000);
+    assert_eq!(world.clients[0].closing.map(|(reason, _)| reason), Some(CloseReason::Unsubscribed));
+    world.finish();
+}
