@@ -174,6 +174,18 @@ pub enum Effect {
     Close(u32, CloseReason),
 }
 
+impl Effect {
+    /// The connection that it is about.
+    fn slot(&self) -> Option<u32> {
+        match self {
+            Effect::Send(..) | Effect::Answered(..) => None,
+            Effect::Connected(slot) | Effect::Outcome(slot, _) | Effect::Ping(slot) | Effect::Close(slot, _) => {
+                Some(*slot)
+            }
+        }
+    }
+}
+
 /// The state of one shard.
 pub struct Core {
     shard: ShardIndex,
@@ -253,9 +265,12 @@ impl Core {
         }
         let (app, user) = (hello.permit.app().clone(), hello.user.clone());
         let entry = self.connections.vacant_entry();
+        let slot = entry.key() as u32;
+        // what was decided for the slot's last tenant, and is not yet taken, is not for this one
+        self.effects.retain(|effect| effect.slot() != Some(slot));
         let id = ConnectionId {
             nonce: hello.nonce & ConnectionId::NONCE_MASK,
-            slot: entry.key() as u32,
+            slot,
             shard: self.shard,
             node: self.node.number,
         };

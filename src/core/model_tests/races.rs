@@ -236,6 +236,22 @@ fn an_answer_for_a_connection_that_has_gone_never_touches_the_next_in_its_slot()
 }
 
 #[test]
+fn an_effect_that_nobody_took_never_touches_the_next_in_its_slot() {
+    let mut world = one_shard(1);
+    let core = &mut world.cores[0];
+    let grant = |channel| Permissions::for_tests(&["*"]).grant(channel, 255).unwrap();
+    core.subscribe(0, vec![grant("b")]);
+    core.close(0, CloseReason::SlowReader);
+    drop(core.disconnect(0, CloseReason::Client));
+    let permit = world.node.admission.admit(&"one".into(), None, &world.node.limits).unwrap();
+    let hello = Hello { permit, user: "v".into(), permissions: Permissions::default(), dialect: 0, nonce: 7 };
+    assert_eq!(core.connect(hello).unwrap().slot, 0);
+    let mut effects = Vec::new();
+    core.take_effects(&mut effects);
+    assert!(matches!(effects[..], [Effect::Connected(0)]), "{effects:?}");
+}
+
+#[test]
 fn busy_channels_take_turns() {
     let mut world = one_shard(6);
     (0..6).for_each(|who| world.subscribe(who, &["b", "c"]));
