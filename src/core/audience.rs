@@ -56,8 +56,8 @@ struct Batch {
     first: u64,
     /// All deliveries in one piece, made when a connection of that dialect is first met.
     joined: Vec<Option<Bytes>>,
-    /// Whether some delivery leaves a connection out.
-    has_exception: bool,
+    /// Connections that some delivery leaves out.
+    exceptions: Vec<ConnectionId>,
     /// The next subscriber to serve.
     cursor: usize,
 }
@@ -131,7 +131,7 @@ impl Audience {
             }
             let connection = &mut connections[subscriber.slot as usize];
             let dialect = usize::from(connection.dialect);
-            if skipped == 0 && !batch.has_exception {
+            if skipped == 0 && !batch.exceptions.contains(&connection.id) {
                 let joined = batch.joined[dialect].get_or_insert_with(|| join(&batch.deliveries, dialect, ledger));
                 push(connection, joined.clone(), batch.deliveries.len());
             } else {
@@ -190,8 +190,8 @@ impl Audience {
         if self.queue.is_empty() && self.queue.capacity() > BATCH_EVENTS_MAX {
             self.queue = VecDeque::new(); // a burst must not cost memory for ever
         }
-        let has_exception = deliveries.iter().any(|delivery| delivery.except.is_some());
-        Some(Batch { deliveries, first, joined: vec![None; dialects], has_exception, cursor: 0 })
+        let exceptions = deliveries.iter().filter_map(|delivery| delivery.except).collect();
+        Some(Batch { deliveries, first, joined: vec![None; dialects], exceptions, cursor: 0 })
     }
 }
 

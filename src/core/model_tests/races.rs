@@ -200,6 +200,8 @@ fn an_exception_in_a_batch_concerns_one_connection_and_one_event() {
     }
     world.fan_out(0);
     world.fan_out(0);
+    let frames = |who: usize| waiting(world.cores[0].connections[world.ids[who].slot as usize].outbox()).1;
+    assert_eq!([first, second, late].map(frames), [2, 1, 1]); // whom no exception concerns gets all in one
     assert_eq!([first, second, late].map(|who| world.read(who)[1..].concat()), ["02", "012", "1"]);
     world.finish();
 }
