@@ -409,7 +409,7 @@ impl Core {
 
     // ------------------------------------------------------------------ backends
 
-    /// Publishes to one channel. Accepted when this returns: every later publish of anyone comes after it.
+    /// Publishes to one channel. Accepted when this returns: whatever this shard publishes later comes after it.
     ///
     /// # Errors
     /// The name is reserved or too long, or a shard is behind by more than `backlog_bytes_max`.
@@ -568,6 +568,10 @@ impl Core {
 
     /// Hands events to the next slice of subscribers; channels take turns. Returns how many subscribers were looked at.
     pub fn fan_out(&mut self) -> usize {
+        debug_assert!(
+            !self.effects.iter().any(|effect| matches!(effect, Effect::Outcome(..))),
+            "take_effects comes first"
+        );
         let Some(index) = self.busy_audiences.pop_front() else { return 0 };
         let audience = &mut self.audiences[index as usize];
         let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
@@ -625,7 +629,9 @@ impl Core {
         }
     }
 
-    /// Takes what is to be done, in order.
+    /// Takes what is to be done, to be done in this order and before anything that comes out later.
+    ///
+    /// Due before the next [`fan_out`](Self::fan_out), so that the reply to an [`Outcome`] precedes the channel's events.
     pub fn take_effects(&mut self, effects: &mut Vec<Effect>) {
         effects.append(&mut self.effects);
     }
