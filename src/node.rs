@@ -88,9 +88,8 @@ impl Node {
         let mut listeners = Vec::new();
         let mut sockets: Vec<Vec<(Arc<Listener>, Socket)>> = (0..shards).map(|_| Vec::new()).collect();
         for (spec, doors) in parts.listeners {
-            let (address, bound) = bind(&spec.address, spec.unix_mode, shards).with_context(|| {
-                format!("cannot listen on {}; is another server running there?", spec.address)
-            })?;
+            let (address, bound) = bind(&spec.address, spec.unix_mode, shards)
+                .with_context(|| format!("cannot listen on {}; is another server running there?", spec.address))?;
             let listener = Arc::new(listener(spec, address, doors, trusted_proxies.clone(), shards));
             for (shard, socket) in bound.into_iter().enumerate() {
                 sockets[shard].push((listener.clone(), socket));
@@ -116,8 +115,7 @@ impl Node {
             draining: is_draining,
         });
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| unbounded_channel()).unzip();
-        let mut node =
-            Self { listeners, mailboxes: senders.into(), threads: Vec::new(), draining, grace: parts.grace };
+        let mut node = Self { listeners, mailboxes: senders.into(), threads: Vec::new(), draining, grace: parts.grace };
         let epoch = Instant::now();
         for (index, (mailbox, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
             let (shared, mailboxes) = (shared.clone(), node.mailboxes.clone());

@@ -10,9 +10,9 @@ use super::event::{Frames, Ledger};
 use super::id::{AppKey, ChannelName, ConnectionId};
 
 /// Events joined into one batch; with it one write per socket carries up to this many.
-const BATCH_EVENTS_MAX: usize = 64;
+const BATCH_EVENTS_MAX: usize = if cfg!(test) { 3 } else { 64 };
 /// Bytes joined into one batch, per dialect; one larger event makes a batch alone.
-const BATCH_BYTES_MAX: usize = 256 << 10;
+const BATCH_BYTES_MAX: usize = if cfg!(test) { 512 } else { 256 << 10 };
 /// Marks a subscriber that left while a batch was on its way.
 const GONE: u32 = u32::MAX;
 
@@ -57,8 +57,8 @@ struct Batch {
     first: u64,
     /// All deliveries in one piece, made when a connection of that dialect is first met.
     joined: Vec<Option<Bytes>>,
-    /// Whether some delivery leaves a connection out.
-    has_exception: bool,
+    /// Connections that some delivery leaves out.
+    exceptions: Vec<ConnectionId>,
     /// The next subscriber to serve.
     cursor: usize,
 }
@@ -140,7 +140,7 @@ impl Audience {
             }
             let connection = &mut connections[subscriber.slot as usize];
             let dialect = usize::from(connection.dialect);
-            if skipped == 0 && !batch.has_exception {
+            if skipped == 0 && !batch.exceptions.contains(&connection.id) {
                 let joined = batch.joined[dialect].get_or_insert_with(|| join(&batch.deliveries, dialect, ledger));
                 push(connection, joined.clone(), batch.deliveries.len());
             } else {
@@ -199,8 +199,8 @@ impl Audience {
         if self.queue.is_empty() && self.queue.capacity() > BATCH_EVENTS_MAX {
             self.queue = VecDeque::new(); // a burst must not cost memory for ever
         }
-        let has_exception = deliveries.iter().any(|delivery| delivery.except.is_some());
-        Some(Batch { deliveries, first, joined: vec![None; dialects], has_exception, cursor: 0 })
+        let exceptions = deliveries.iter().filter_map(|delivery| delivery.except).collect();
+        Some(Batch { deliveries, first, joined: vec![None; dialects], exceptions, cursor: 0 })
     }
 }
 

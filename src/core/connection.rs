@@ -93,6 +93,8 @@ pub struct Connection {
     /// A close was decided; whatever else happens is too late.
     pub(super) closing: bool,
     pub(super) opened_ms: u64,
+    /// Since when it has had no subscription; of no meaning while it has one.
+    pub(super) idle_ms: u64,
     pub(super) heard_ms: u64,
     /// When the ping that is still unanswered was sent.
     pub(super) pinged_ms: Option<u64>,
@@ -113,6 +115,8 @@ pub(super) enum Pending {
         waiting: Vec<ChannelName>,
         /// What homes have confirmed.
         joined: Vec<ChannelName>,
+        /// What was asked for too and is subscribed already.
+        held: Vec<ChannelName>,
         /// Set when a permission was revoked meanwhile: nothing of the command will stand.
         refused: Option<Rejection>,
     },

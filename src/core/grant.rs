@@ -43,6 +43,12 @@ impl Permissions {
         Self { patterns: patterns.into_iter().map(Box::from).collect() }
     }
 
+    /// What no credential was checked for.
+    #[cfg(test)]
+    pub(crate) fn for_tests(patterns: &[&str]) -> Self {
+        Self { patterns: patterns.iter().copied().map(Box::from).collect() }
+    }
+
     /// The patterns as they were given.
     pub fn patterns(&self) -> impl ExactSizeIterator<Item = &str> {
         self.patterns.iter().map(|pattern| &**pattern)

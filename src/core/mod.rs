@@ -25,6 +25,9 @@ mod request;
 mod stats;
 mod timers;
 
+#[cfg(test)]
+mod model_tests;
+
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -54,8 +57,8 @@ pub use rejection::Rejection;
 pub use request::{Answer, Query, RequestId, Ticket};
 pub use stats::{Stats, TURN_BUCKETS_US};
 
-/// Subscribers served between two looks at anything else.
-const SLICE_SUBSCRIBERS: usize = 256;
+/// Subscribers served between two looks at anything else; few under test, so that a handful makes several slices.
+const SLICE_SUBSCRIBERS: usize = if cfg!(test) { 2 } else { 256 };
 
 /// What all shards of a node have in common.
 #[derive(Clone)]
@@ -172,6 +175,18 @@ pub enum Effect {
     Close(u32, CloseReason),
 }
 
+impl Effect {
+    /// The connection that it is about.
+    fn slot(&self) -> Option<u32> {
+        match self {
+            Effect::Send(..) | Effect::Answered(..) => None,
+            Effect::Connected(slot) | Effect::Outcome(slot, _) | Effect::Ping(slot) | Effect::Close(slot, _) => {
+                Some(*slot)
+            }
+        }
+    }
+}
+
 /// The state of one shard.
 pub struct Core {
     shard: ShardIndex,
@@ -258,9 +273,12 @@ impl Core {
         }
         let (app, user) = (hello.permit.app().clone(), hello.user.clone());
         let entry = self.connections.vacant_entry();
+        let slot = entry.key() as u32;
+        // what was decided for the slot's last tenant, and is not yet taken, is not for this one
+        self.effects.retain(|effect| effect.slot() != Some(slot));
         let id = ConnectionId {
             nonce: hello.nonce & ConnectionId::NONCE_MASK,
-            slot: entry.key() as u32,
+            slot,
             shard: self.shard,
             node: self.node.number,
         };
@@ -277,6 +295,7 @@ impl Core {
             dirty: false,
             closing: false,
             opened_ms: self.now_ms,
+            idle_ms: self.now_ms,
             heard_ms: self.now_ms,
             pinged_ms: None,
         });
@@ -347,9 +366,12 @@ impl Core {
         let Some(connection) = self.connections.get(slot as usize) else { return };
         debug_assert!(!connection.is_busy(), "one command in flight per connection");
         let app = connection.permit.app().clone();
-        let mut wanted: Vec<ChannelName> = Vec::with_capacity(grants.len());
+        let (mut wanted, mut held): (Vec<ChannelName>, Vec<ChannelName>) =
+            (Vec::with_capacity(grants.len()), Vec::new());
         for channel in grants.into_iter().map(Grant::into_channel) {
-            if !self.is_subscribed(connection, &app, &channel) && !wanted.contains(&channel) {
+            if self.is_subscribed(connection, &app, &channel) {
+                held.push(channel);
+            } else if !wanted.contains(&channel) {
                 wanted.push(channel);
             }
         }
@@ -367,6 +389,7 @@ impl Core {
         connection.pending = Some(Box::new(Pending::Subscribe {
             waiting: wanted.clone(),
             joined: Vec::with_capacity(wanted.len()),
+            held,
             refused: None,
         }));
         let (connection, command, dialect, user) =
@@ -394,7 +417,7 @@ impl Core {
 
     // ------------------------------------------------------------------ backends
 
-    /// Publishes to one channel. Accepted when this returns: every later publish of anyone comes after it.
+    /// Publishes to one channel. Accepted when this returns: whatever this shard publishes later comes after it.
     ///
     /// # Errors
     /// The name is reserved or too long, or a shard is behind by more than `backlog_bytes_max`.
@@ -580,6 +603,10 @@ impl Core {
 
     /// Hands events to the next slice of subscribers; channels take turns. Returns how many subscribers were looked at.
     pub fn fan_out(&mut self) -> usize {
+        debug_assert!(
+            !self.effects.iter().any(|effect| matches!(effect, Effect::Outcome(..))),
+            "take_effects comes first"
+        );
         let Some(index) = self.serving.pop_front() else { return 0 };
         let audience = &mut self.audiences[index as usize];
         let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
@@ -639,7 +666,9 @@ impl Core {
         }
     }
 
-    /// Takes what is to be done, in order.
+    /// Takes what is to be done, to be done in this order and before anything that comes out later.
+    ///
+    /// Due before the next [`fan_out`](Self::fan_out), so that the reply to an [`Outcome`] precedes the channel's events.
     pub fn take_effects(&mut self, effects: &mut Vec<Effect>) {
         effects.append(&mut self.effects);
     }
@@ -674,6 +703,7 @@ impl Core {
             && self.audience_of.is_empty()
             && self.channels.len() == 0
             && self.users.len() == 0
+            && self.requests.is_empty()
     }
 
     // ------------------------------------------------------------------ messages
@@ -796,7 +826,7 @@ impl Core {
         if connection.command != command {
             return false;
         }
-        let Some(Pending::Subscribe { waiting, joined, refused }) = connection.pending.as_deref_mut() else {
+        let Some(Pending::Subscribe { waiting, joined, refused, .. }) = connection.pending.as_deref_mut() else {
             return false;
         };
         let Some(at) = waiting.iter().position(|waits| waits == channel) else { return false };
@@ -965,6 +995,9 @@ impl Core {
             }
             !ends
         });
+        if connection.subscriptions.is_empty() && !ended.is_empty() {
+            connection.idle_ms = self.now_ms;
+        }
         let (app, user, dialect) = (connection.permit.app().clone(), connection.user.clone(), connection.dialect);
         for subscription in ended {
             let channel = self.leave_audience(subscription);
@@ -1025,8 +1058,8 @@ impl Core {
             Assignment::Replace(patterns) => {
                 connection.permissions.replace(patterns);
                 let permissions = connection.permissions.clone();
-                if let Some(Pending::Subscribe { waiting, joined, refused }) = connection.pending.as_deref_mut()
-                    && waiting.iter().chain(&*joined).any(|channel| !permissions.cover(channel.as_str()))
+                if let Some(Pending::Subscribe { waiting, joined, held, refused }) = connection.pending.as_deref_mut()
+                    && waiting.iter().chain(&*joined).chain(&*held).any(|channel| !permissions.cover(channel.as_str()))
                 {
                     *refused = Some(Rejection::NotPermitted);
                 }
@@ -1056,7 +1089,7 @@ impl Core {
             return;
         };
         let idle = connection.subscriptions.is_empty() && connection.pending.is_none();
-        let give_up_ms = connection.opened_ms + unsubscribed_ms;
+        let give_up_ms = connection.idle_ms + unsubscribed_ms;
         if unsubscribed_ms > 0 && idle && now_ms >= give_up_ms {
             return self.close(slot, CloseReason::Unsubscribed);
         }

@@ -128,6 +128,11 @@ impl Requests {
         self.0.insert(request, Gathering { homes, extras: 0, answer: Answer::Done });
     }
 
+    /// Nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds a part; returns the whole once nothing is missing.
     pub(super) fn add(&mut self, request: RequestId, part: Part) -> Option<Answer> {
         let gathering = self.0.get_mut(&request)?;
