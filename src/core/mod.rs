@@ -19,6 +19,7 @@ mod event;
 pub mod grant;
 mod home;
 mod id;
+mod message;
 mod outbox;
 mod rejection;
 mod request;
@@ -44,6 +45,7 @@ use crate::limits::Limits;
 use audience::{Audience, Delivery};
 use connection::{Pending, Subscription};
 use home::{ChannelHome, ChannelHomes, UserHomes};
+use message::Letter;
 use request::{Part, Requests};
 use timers::Wheel;
 
@@ -52,6 +54,7 @@ pub use connection::{CloseReason, Connection, Outcome};
 pub use event::{Dialect, DialectIndex, Event, Frames, Ledger};
 pub use grant::{Grant, Permissions, check_channel_name};
 pub use id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
+pub use message::Message;
 pub use outbox::Outbox;
 pub use rejection::Rejection;
 pub use request::{Answer, Query, RequestId, Ticket};
@@ -91,72 +94,6 @@ pub enum Assignment {
     /// This pattern too.
     Add(Box<str>),
 }
-
-/// What goes from shard to shard (and from a shard to itself).
-#[derive(Debug)]
-pub enum Message {
-    /// To a user's home: the user has one more connection.
-    Register { connection: ConnectionId, app: AppKey, user: UserId },
-    /// Back to the connection.
-    Registered { connection: ConnectionId },
-    /// To a user's home: one connection less.
-    Unregister { connection: ConnectionId, app: AppKey, user: UserId },
-    /// To a channel's home: a connection wants to hear it.
-    Join {
-        connection: ConnectionId,
-        command: u32,
-        dialect: DialectIndex,
-        app: AppKey,
-        channel: ChannelName,
-        user: UserId,
-    },
-    /// Back to the connection.
-    Joined {
-        connection: ConnectionId,
-        command: u32,
-        dialect: DialectIndex,
-        app: AppKey,
-        channel: ChannelName,
-        user: UserId,
-    },
-    /// To a channel's home: one subscription on that shard less.
-    Leave { shard: ShardIndex, dialect: DialectIndex, app: AppKey, channel: ChannelName, user: UserId },
-    /// To a channel's home.
-    Publish { app: AppKey, channel: ChannelName, event: Event, except: Option<ConnectionId> },
-    /// To every home: publish to each channel of the app whose name the pattern finds.
-    PublishMatching { ticket: Ticket, app: AppKey, pattern: Arc<Regex>, event: Event },
-    /// From a channel's home to a shard that has subscribers.
-    Deliver { app: AppKey, channel: ChannelName, frames: Frames, weight: usize, except: Option<ConnectionId> },
-    /// To a user's home: a frame for every connection of the user that reads the dialect.
-    SendToUser { app: AppKey, user: UserId, dialect: DialectIndex, frame: Bytes },
-    /// To a connection of that app, if it reads the dialect.
-    Send { connection: ConnectionId, app: AppKey, dialect: DialectIndex, frame: Bytes },
-    /// To a user's home.
-    AssignUser {
-        ticket: Ticket,
-        app: AppKey,
-        user: UserId,
-        assignment: Arc<Assignment>,
-        dialect: DialectIndex,
-        frame: Bytes,
-    },
-    /// From a user's home to a connection of the user.
-    Assign {
-        ticket: Ticket,
-        connection: ConnectionId,
-        assignment: Arc<Assignment>,
-        dialect: DialectIndex,
-        frame: Bytes,
-    },
-    /// To one home or to all.
-    Query { ticket: Ticket, query: Query },
-    /// Back to the shard that took the request.
-    Answer { request: RequestId, part: AnswerPart },
-}
-
-/// What a [`Message::Answer`] carries.
-#[derive(Debug)]
-pub struct AnswerPart(Part);
 
 /// What the core wants done.
 #[derive(Debug)]
@@ -204,7 +141,7 @@ pub struct Core {
     wheel: Wheel,
     now_ms: u64,
     /// Messages of this shard to itself, first in first out as every pair's.
-    inbox: VecDeque<Message>,
+    inbox: VecDeque<Letter>,
     effects: Vec<Effect>,
     dirty: Vec<u32>,
     stats: Stats,
@@ -304,7 +241,7 @@ impl Core {
         if user.as_str().is_empty() {
             self.receive_registered(id);
         } else {
-            self.send(self.user_home(&app, &user), Message::Register { connection: id, app, user });
+            self.send(self.user_home(&app, &user), Letter::Register { connection: id, app, user });
         }
         self.settle();
         Ok(id)
@@ -325,7 +262,7 @@ impl Core {
         }
         if !connection.user.as_str().is_empty() {
             let home = self.user_home(&app, &connection.user);
-            self.send(home, Message::Unregister { connection: connection.id, app, user: connection.user });
+            self.send(home, Letter::Unregister { connection: connection.id, app, user: connection.user });
         }
         self.stats.connections_closed[reason.index()] += 1;
         self.settle();
@@ -397,7 +334,7 @@ impl Core {
         for channel in wanted {
             let home = self.channel_home(&app, &channel);
             let (app, user) = (app.clone(), user.clone());
-            self.send(home, Message::Join { connection, command, dialect, app, channel, user });
+            self.send(home, Letter::Join { connection, command, dialect, app, channel, user });
         }
         self.settle();
     }
@@ -417,7 +354,8 @@ impl Core {
 
     // ------------------------------------------------------------------ backends
 
-    /// Publishes to one channel. Accepted when this returns: whatever this shard publishes later comes after it.
+    /// Publishes to one channel. Accepted when this returns: whatever this shard publishes later comes after it; and so
+    /// does whatever any shard publishes later, if each handles the messages it has before it takes a publish.
     ///
     /// # Errors
     /// The name is reserved or too long, or a shard is behind by more than `backlog_bytes_max`.
@@ -467,7 +405,7 @@ impl Core {
     ) -> Result<(), Rejection> {
         self.check_backlog().map_err(|rejection| self.rejected(rejection))?;
         let pattern = Arc::new(pattern);
-        self.ask_all(request, |ticket| Message::PublishMatching {
+        self.ask_all(request, |ticket| Letter::PublishMatching {
             ticket,
             app: app.clone(),
             pattern: pattern.clone(),
@@ -491,7 +429,7 @@ impl Core {
         let frame = self.node.ledger.enter(frame);
         let home = self.user_home(app, &user);
         self.borrow(home, frame.len());
-        self.send(home, Message::SendToUser { app: app.clone(), user, dialect, frame });
+        self.send(home, Letter::SendToUser { app: app.clone(), user, dialect, frame });
         self.settle();
         Ok(())
     }
@@ -511,7 +449,7 @@ impl Core {
         if connection.node == self.node.number && connection.shard < self.node.shards {
             let frame = self.node.ledger.enter(frame);
             self.borrow(connection.shard, frame.len());
-            self.send(connection.shard, Message::Send { connection, app: app.clone(), dialect, frame });
+            self.send(connection.shard, Letter::Send { connection, app: app.clone(), dialect, frame });
             self.settle();
         }
         Ok(())
@@ -547,7 +485,7 @@ impl Core {
         let frame = self.node.ledger.enter(frame);
         let assignment = Arc::new(assignment);
         let home = self.user_home(app, &user);
-        self.send(home, Message::AssignUser { ticket, app: app.clone(), user, assignment, dialect, frame });
+        self.send(home, Letter::AssignUser { ticket, app: app.clone(), user, assignment, dialect, frame });
         self.settle();
         Ok(())
     }
@@ -558,10 +496,10 @@ impl Core {
             Query::Members(app, channel) | Query::MemberCount(app, channel) => {
                 let home = self.channel_home(app, channel);
                 self.requests.open(request, 1);
-                self.send(home, Message::Query { ticket: Ticket { shard: self.shard, request }, query });
+                self.send(home, Letter::Query { ticket: Ticket { shard: self.shard, request }, query });
                 self.settle();
             }
-            _ => self.ask_all(request, |ticket| Message::Query { ticket, query: query.clone() }),
+            _ => self.ask_all(request, |ticket| Letter::Query { ticket, query: query.clone() }),
         }
     }
 
@@ -569,7 +507,7 @@ impl Core {
 
     /// A message from another shard's [`Effect::Send`].
     pub fn receive(&mut self, message: Message) {
-        self.handle(message);
+        self.handle(message.0);
         self.settle();
     }
 
@@ -708,27 +646,27 @@ impl Core {
 
     // ------------------------------------------------------------------ messages
 
-    fn handle(&mut self, message: Message) {
-        match message {
-            Message::Register { connection, app, user } => {
+    fn handle(&mut self, letter: Letter) {
+        match letter {
+            Letter::Register { connection, app, user } => {
                 self.users.register(&app, user, connection);
-                self.send(connection.shard, Message::Registered { connection });
+                self.send(connection.shard, Letter::Registered { connection });
             }
-            Message::Registered { connection } => self.receive_registered(connection),
-            Message::Unregister { connection, app, user } => self.users.unregister(&app, &user, connection),
-            Message::Join { connection, command, dialect, app, channel, user } => {
+            Letter::Registered { connection } => self.receive_registered(connection),
+            Letter::Unregister { connection, app, user } => self.users.unregister(&app, &user, connection),
+            Letter::Join { connection, command, dialect, app, channel, user } => {
                 self.channels.join(&app, channel.clone(), connection.shard, dialect, &user);
-                self.send(connection.shard, Message::Joined { connection, command, dialect, app, channel, user });
+                self.send(connection.shard, Letter::Joined { connection, command, dialect, app, channel, user });
             }
-            Message::Joined { connection, command, dialect, app, channel, user } => {
+            Letter::Joined { connection, command, dialect, app, channel, user } => {
                 if !self.receive_joined(connection, command, &channel) {
                     self.send_leave(dialect, app, channel, user);
                 }
             }
-            Message::Leave { shard, dialect, app, channel, user } => {
+            Letter::Leave { shard, dialect, app, channel, user } => {
                 self.channels.leave(&app, &channel, shard, dialect, &user);
             }
-            Message::Publish { app, channel, event, except } => {
+            Letter::Publish { app, channel, event, except } => {
                 self.repay(event.weight());
                 self.count_event(&app);
                 if let Some(home) = self.channels.get(&app, &channel) {
@@ -736,7 +674,7 @@ impl Core {
                     self.deliver(deliver);
                 }
             }
-            Message::PublishMatching { ticket, app, pattern, event } => {
+            Letter::PublishMatching { ticket, app, pattern, event } => {
                 let mut all = Vec::new();
                 for (channel, home) in self.channels.app(&app) {
                     if pattern.is_match(channel.as_str()) {
@@ -750,7 +688,7 @@ impl Core {
                 }
                 self.answer(ticket, Part::Home { answer, more: 0 });
             }
-            Message::Deliver { app, channel, frames, weight, except } => {
+            Letter::Deliver { app, channel, frames, weight, except } => {
                 match self.audience_of.get(&(app, channel)).copied() {
                     Some(index) => {
                         let audience = &mut self.audiences[index as usize];
@@ -763,15 +701,15 @@ impl Core {
                     None => self.repay(weight),
                 }
             }
-            Message::SendToUser { app, user, dialect, frame } => {
+            Letter::SendToUser { app, user, dialect, frame } => {
                 self.repay(frame.len());
                 for connection in self.users.connections(&app, &user).to_vec() {
                     let (app, frame) = (app.clone(), frame.clone());
                     self.borrow(connection.shard, frame.len());
-                    self.send(connection.shard, Message::Send { connection, app, dialect, frame });
+                    self.send(connection.shard, Letter::Send { connection, app, dialect, frame });
                 }
             }
-            Message::Send { connection, app, dialect, frame } => {
+            Letter::Send { connection, app, dialect, frame } => {
                 self.repay(frame.len());
                 if let Some(held) = self.get(connection)
                     && *held.permit.app() == app
@@ -781,16 +719,16 @@ impl Core {
                     self.reply(connection.slot, frame);
                 }
             }
-            Message::AssignUser { ticket, app, user, assignment, dialect, frame } => {
+            Letter::AssignUser { ticket, app, user, assignment, dialect, frame } => {
                 let connections = self.users.connections(&app, &user).to_vec();
                 let more = connections.len() as u32;
                 for connection in connections {
                     let (assignment, frame) = (assignment.clone(), frame.clone());
-                    self.send(connection.shard, Message::Assign { ticket, connection, assignment, dialect, frame });
+                    self.send(connection.shard, Letter::Assign { ticket, connection, assignment, dialect, frame });
                 }
                 self.answer(ticket, Part::Home { answer: Answer::Done, more });
             }
-            Message::Assign { ticket, connection, assignment, dialect, frame } => {
+            Letter::Assign { ticket, connection, assignment, dialect, frame } => {
                 if self.get(connection).is_some() {
                     self.apply(connection.slot, &assignment);
                     if self.connections[connection.slot as usize].dialect == dialect {
@@ -799,12 +737,12 @@ impl Core {
                 }
                 self.answer(ticket, Part::Extra);
             }
-            Message::Query { ticket, query } => {
+            Letter::Query { ticket, query } => {
                 let answer = self.look_up(&query);
                 self.answer(ticket, Part::Home { answer, more: 0 });
             }
-            Message::Answer { request, part } => {
-                if let Some(answer) = self.requests.add(request, part.0) {
+            Letter::Answer { request, part } => {
+                if let Some(answer) = self.requests.add(request, part) {
                     self.effects.push(Effect::Answered(request, answer));
                 }
             }
@@ -897,31 +835,31 @@ impl Core {
         (self.hash.hash_one((app, name)) % u64::from(self.node.shards)) as ShardIndex
     }
 
-    fn send(&mut self, to: ShardIndex, message: Message) {
+    fn send(&mut self, to: ShardIndex, letter: Letter) {
         if to == self.shard {
-            self.inbox.push_back(message);
+            self.inbox.push_back(letter);
         } else {
-            self.effects.push(Effect::Send(to, message));
+            self.effects.push(Effect::Send(to, Message(letter)));
         }
     }
 
     /// Handles what this shard has sent itself.
     fn settle(&mut self) {
-        while let Some(message) = self.inbox.pop_front() {
-            self.handle(message);
+        while let Some(letter) = self.inbox.pop_front() {
+            self.handle(letter);
         }
     }
 
-    fn ask_all(&mut self, request: RequestId, message: impl Fn(Ticket) -> Message) {
+    fn ask_all(&mut self, request: RequestId, letter: impl Fn(Ticket) -> Letter) {
         self.requests.open(request, u32::from(self.node.shards));
         for shard in 0..self.node.shards {
-            self.send(shard, message(Ticket { shard: self.shard, request }));
+            self.send(shard, letter(Ticket { shard: self.shard, request }));
         }
         self.settle();
     }
 
     fn answer(&mut self, ticket: Ticket, part: Part) {
-        self.send(ticket.shard, Message::Answer { request: ticket.request, part: AnswerPart(part) });
+        self.send(ticket.shard, Letter::Answer { request: ticket.request, part });
     }
 
     fn count_event(&mut self, app: &AppKey) {
@@ -934,7 +872,7 @@ impl Core {
     fn forward(&mut self, app: &AppKey, channel: ChannelName, event: Event, except: Option<ConnectionId>) {
         let home = self.channel_home(app, &channel);
         self.borrow(home, event.weight());
-        self.send(home, Message::Publish { app: app.clone(), channel, event, except });
+        self.send(home, Letter::Publish { app: app.clone(), channel, event, except });
     }
 
     /// Counts bytes on their way to a shard, until it [repays](Self::repay) them.
@@ -954,7 +892,7 @@ impl Core {
     fn deliver(&mut self, deliver: Prepared) {
         for shard in deliver.shards {
             self.borrow(shard, deliver.weight);
-            let message = Message::Deliver {
+            let message = Letter::Deliver {
                 app: deliver.app.clone(),
                 channel: deliver.channel.clone(),
                 frames: deliver.frames.clone(),
@@ -1023,7 +961,7 @@ impl Core {
 
     fn send_leave(&mut self, dialect: DialectIndex, app: AppKey, channel: ChannelName, user: UserId) {
         let home = self.channel_home(&app, &channel);
-        self.send(home, Message::Leave { shard: self.shard, dialect, app, channel, user });
+        self.send(home, Letter::Leave { shard: self.shard, dialect, app, channel, user });
     }
 
     fn tidy(&mut self, index: u32) {

@@ -11,6 +11,7 @@ pub mod ws;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -89,6 +90,9 @@ pub struct Shard {
     /// By slot of the core's connections; empty until the handshake is complete.
     conns: RefCell<Vec<Option<Rc<Conn>>>>,
     mailboxes: Arc<[UnboundedSender<Mail>]>,
+    mailbox: RefCell<UnboundedReceiver<Mail>>,
+    /// Told to end.
+    stopping: Cell<bool>,
     requests: RefCell<HashMap<RequestId, oneshot::Sender<Answer>>>,
     last_request: Cell<RequestId>,
     /// Handshakes that wait for their place on the roster, by slot.
@@ -127,6 +131,8 @@ impl Shard {
             shared,
             conns: RefCell::default(),
             mailboxes,
+            mailbox: RefCell::new(mailbox),
+            stopping: Cell::new(false),
             requests: RefCell::default(),
             last_request: Cell::new(0),
             connecting: RefCell::default(),
@@ -141,7 +147,7 @@ impl Shard {
             for (listener, socket) in listeners {
                 listener::accept_on(shard.clone(), listener, socket)?;
             }
-            turns(shard, mailbox).await;
+            turns(shard).await;
             Ok(())
         })
     }
@@ -160,6 +166,7 @@ impl Shard {
 
     /// Calls a verb of the core, and carries out what it leads to.
     pub fn act<T>(self: &Rc<Self>, verb: impl FnOnce(&mut Core) -> T) -> T {
+        self.catch_up();
         let result = {
             let mut core = self.core.borrow_mut();
             core.set_now(self.now_ms());
@@ -191,6 +198,31 @@ impl Shard {
     }
 
     // ------------------------------------------------------------------ turns
+
+    /// Acts on everything in the mailbox. Comes before any verb: a publish that another shard has accepted and answered,
+    /// for a channel at home here, must not be overtaken by what is accepted here after it.
+    fn catch_up(self: &Rc<Self>) {
+        let waiting = self.mailbox.borrow().len();
+        for _ in 0..waiting {
+            let Ok(mail) = self.mailbox.borrow_mut().try_recv() else { break };
+            self.open(mail);
+        }
+    }
+
+    /// Acts on one piece of mail.
+    fn open(self: &Rc<Self>, mail: Mail) {
+        match mail {
+            Mail::Core(message) => self.survive(|| {
+                let mut core = self.core.borrow_mut();
+                core.set_now(self.now_ms());
+                core.receive(message);
+            }),
+            Mail::Stream(handover) => listener::take_over(self, handover),
+            Mail::Drain(over, drained) => drop(spawn_local(drain(self.clone(), over, drained))),
+            Mail::Stop => self.stopping.set(true),
+        }
+        self.survive(|| self.carry_out_effects());
+    }
 
     fn now_ms(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
@@ -377,47 +409,38 @@ impl Drop for Running {
 }
 
 /// The life of a shard.
-async fn turns(shard: Rc<Shard>, mut mailbox: UnboundedReceiver<Mail>) {
-    let resolution = Core::resolution(&shard.shared.node.limits);
-    let mut ticks = tokio::time::interval(resolution);
+async fn turns(shard: Rc<Shard>) {
+    let mut ticks = tokio::time::interval(Core::resolution(&shard.shared.node.limits));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut mail = Vec::with_capacity(TURN_MESSAGES_MAX);
     let mut pass_began = Instant::now();
     let mut next_pass = pass_began;
-    loop {
+    while !shard.stopping.get() {
         let (fans_out, waits) = {
             let core = shard.core.borrow();
             (core.has_fan_out(), core.has_waiting())
         };
         if fans_out || waits && Instant::now() >= next_pass {
             yield_now().await; // lets sockets, requests and timers have their turn between two slices
+            let mut mailbox = shard.mailbox.borrow_mut();
             while mail.len() < TURN_MESSAGES_MAX
                 && let Ok(message) = mailbox.try_recv()
             {
                 mail.push(message);
             }
         } else {
+            let letters = poll_fn(|cx| shard.mailbox.borrow_mut().poll_recv_many(cx, &mut mail, TURN_MESSAGES_MAX));
             tokio::select! {
                 biased;
-                _ = mailbox.recv_many(&mut mail, TURN_MESSAGES_MAX) => {}
+                _ = letters => {}
                 () = tokio::time::sleep_until(next_pass.into()), if waits => {}
                 () = shard.work.notified(), if !waits => {}
                 _ = ticks.tick() => shard.survive(|| shard.core.borrow_mut().tick(shard.now_ms())),
             }
         }
         let began = Instant::now();
-        for message in mail.drain(..) {
-            match message {
-                Mail::Core(message) => shard.survive(|| {
-                    let mut core = shard.core.borrow_mut();
-                    core.set_now(shard.now_ms());
-                    core.receive(message);
-                }),
-                Mail::Stream(handover) => listener::take_over(&shard, handover),
-                Mail::Drain(over, drained) => drop(spawn_local(drain(shard.clone(), over, drained))),
-                Mail::Stop => return,
-            }
-            shard.survive(|| shard.carry_out_effects());
+        for mail in mail.drain(..) {
+            shard.open(mail);
         }
         {
             let mut core = shard.core.borrow_mut();

@@ -240,6 +240,7 @@ async fn run(shard: Rc<Shard>, conn: Rc<Conn>, mut rest: Vec<u8>) {
                 shard.come_to_rest();
             }
             Next::Read => {
+                shard.catch_up();
                 if !rest.is_empty() {
                     let mut input = std::mem::take(&mut rest);
                     rest = digest(&shard, &conn, &mut decoder, &mut input);
