@@ -24,6 +24,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -252,6 +253,16 @@ pub struct Loaded {
     pub config: Config,
     /// Origins of what is not a default, by dotted path.
     origins: BTreeMap<String, Origin>,
+}
+
+/// Runs the parsers of configuration files over `text`: as TOML, as YAML, as a file of variables. For fuzz targets.
+pub fn fuzz(text: &str) {
+    let source = Arc::new(tree::SourceText { name: "fuzz".into(), text: text.to_owned() });
+    let mut found = Findings::default();
+    let _ = file::toml(&source, &mut found);
+    let _ = file::yaml(&source, &mut found);
+    let _ = env::env_file(&source, &mut found);
+    drop(found.into_error().map(|error| error.to_string()));
 }
 
 /// Makes a configuration from its sources. Reads the files that they name; opens nothing else.

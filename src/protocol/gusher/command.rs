@@ -4,7 +4,7 @@ use serde_json::value::RawValue;
 
 use crate::protocol::Farewell;
 
-use super::json::{self, Object};
+use super::json::Object;
 use super::reply::violation;
 
 /// A command of the API document.
@@ -81,12 +81,6 @@ pub(super) fn legacy_ping_bytes(data: &RawValue) -> Vec<u8> {
     let text = data.get();
     let content = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     content.as_bytes().to_vec()
-}
-
-/// Entry for fuzzing: any text at all.
-pub fn fuzz(text: &str) {
-    let _ = parse(text);
-    let _ = json::string_or_json(text);
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Both versions share one set of verbs, tokens and sockets; they differ in paths and in how bodies are written.
 
-pub mod command;
+mod command;
 pub mod dialect;
 mod form;
 mod json;
@@ -125,5 +125,27 @@ impl Gusher {
             Answer::Count(count) => reply::count(count),
             other => reply::names(&other.into_names()),
         })
+    }
+}
+
+/// Runs every parser of outside bytes of this protocol over `data`: as a client's message, a form, a JSON body and a path.
+/// For fuzz targets.
+///
+/// # Panics
+/// If what is passed on as JSON is none.
+pub fn fuzz(data: &[u8]) {
+    let is_json = |bytes: &[u8]| serde_json::from_slice::<&serde_json::value::RawValue>(bytes).is_ok();
+    if let Ok(text) = str::from_utf8(data) {
+        drop(command::parse(text));
+        assert!(is_json(&json::string_or_json(text)));
+        let _ = (rest_v1::segments(text), rest_v3::segments(text));
+    }
+    let mut headers = hyper::HeaderMap::new();
+    let form_type = hyper::header::HeaderValue::from_static("application/x-www-form-urlencoded");
+    headers.insert(hyper::header::CONTENT_TYPE, form_type);
+    let field = form::Form::new(&headers, data, "").get("data");
+    assert!(is_json(&dialect::event_text(&field, &field, &json::string_or_json(&field))));
+    if let Some(object) = json::Object::first(data) {
+        let _ = json::optional_string(object.get_any_case("channel"));
     }
 }

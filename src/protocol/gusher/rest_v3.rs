@@ -17,7 +17,7 @@ use super::reply;
 use super::rest_v1::{self, Called, about_socket, about_user, event, pattern};
 
 /// Splits a path into decoded segments; an escaped separator stays inside its segment. `None` where v3 finds no page.
-fn segments(path: &str) -> Option<Vec<String>> {
+pub(super) fn segments(path: &str) -> Option<Vec<String>> {
     path.split('/')
         .map(|segment| {
             let decoded = percent_decode_str(segment).decode_utf8().ok()?.into_owned();
