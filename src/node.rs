@@ -172,10 +172,9 @@ fn gusher(config: &Config) -> anyhow::Result<Gusher> {
         Some(secret) => SessionKey::from_secret(secret.expose().as_bytes(), "gusher.session_secret")?,
         None => SessionKey::generate(),
     };
-    let apps = config.apps.iter().filter(|app| app.enabled);
     Ok(Gusher {
         tokens: Tokens::new(
-            apps.map(|app| (&*app.key, pems(&app.gusher_public_keys))),
+            config.apps.iter().map(|app| (&*app.key, app.enabled.then(|| pems(&app.gusher_public_keys)))),
             &pems(&config.gusher.public_keys),
             config.gusher.open_apps,
             session,

@@ -334,6 +334,7 @@ impl Shard {
     fn take_down(self: &Rc<Self>, slot: u32, reason: CloseReason, close_frame: Option<Vec<u8>>) {
         let Some(conn) = self.conns.borrow_mut().get_mut(slot as usize).and_then(Option::take) else {
             // still shaking hands: whoever does that finds it gone
+            self.connecting.borrow_mut().remove(&slot);
             self.core.borrow_mut().disconnect(slot, reason);
             return;
         };

@@ -41,6 +41,7 @@ transcripts! { gusher:
     connect_errors
     decode
     decode_errors
+    disabled_app
     doors
     form_fields
     frames

@@ -10,7 +10,8 @@ use crate::credential::{KeyError, Verified};
 
 /// Apps by key, and the keys that sign their users' tokens.
 pub struct Tokens {
-    apps: HashMap<AppKey, PublicKeys>,
+    /// `None`: disabled, however open the server is.
+    apps: HashMap<AppKey, Option<PublicKeys>>,
     /// For apps without keys of their own, and for apps that nobody listed.
     common: PublicKeys,
     /// Any app key that a token signed with a common key names is an app.
@@ -32,20 +33,20 @@ pub(super) enum TokenError {
 }
 
 impl Tokens {
-    /// `apps`: key and public keys (PEM with its origin) of each app that is enabled.
+    /// `apps`: key and public keys (PEM with its origin) of each app; no keys at all if it is disabled.
     ///
     /// # Errors
     /// A key is not what it should be; the text names its origin.
     pub fn new<'a>(
-        apps: impl IntoIterator<Item = (&'a str, Vec<(&'a [u8], &'a str)>)>,
+        apps: impl IntoIterator<Item = (&'a str, Option<Vec<(&'a [u8], &'a str)>>)>,
         common: &[(&[u8], &str)],
         open: bool,
         session: SessionKey,
         session_ttl: Duration,
     ) -> Result<Self, KeyError> {
-        let keys = |(app, pems): (&str, Vec<(&[u8], &str)>)| {
-            let pems = if pems.is_empty() { common } else { &pems };
-            Ok((AppKey::from(app), PublicKeys::from_pems(pems)?))
+        let keys = |(app, pems): (&str, Option<Vec<(&[u8], &str)>>)| {
+            let or_common = |pems: Vec<_>| PublicKeys::from_pems(if pems.is_empty() { common } else { &pems });
+            Ok((AppKey::from(app), pems.map(or_common).transpose()?))
         };
         Ok(Self {
             apps: apps.into_iter().map(keys).collect::<Result<_, KeyError>>()?,
@@ -59,7 +60,7 @@ impl Tokens {
     /// The app of that key, if it is one.
     pub(super) fn app(&self, key: &str) -> Option<AppKey> {
         match self.apps.get_key_value(key) {
-            Some((app, _)) => Some(app.clone()),
+            Some((app, keys)) => keys.is_some().then(|| app.clone()),
             None if self.open && !key.is_empty() => Some(AppKey::from(key)),
             None => None,
         }
@@ -70,11 +71,11 @@ impl Tokens {
         let verify = |keys: &PublicKeys| keys.verify(jwt, unix_s, policy).ok();
         match unverified_app_key(jwt).filter(|app| !app.is_empty()) {
             Some(app) => match self.apps.get(app.as_str()) {
-                Some(keys) => verify(keys),
+                Some(keys) => keys.as_ref().and_then(verify),
                 None if self.open => verify(&self.common),
                 None => None,
             },
-            None => verify(&self.common).or_else(|| self.apps.values().find_map(verify)),
+            None => verify(&self.common).or_else(|| self.apps.values().flatten().find_map(verify)),
         }
     }
 

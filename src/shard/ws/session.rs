@@ -115,8 +115,9 @@ struct Opening {
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        self.shard.connecting.borrow_mut().remove(&self.id.slot);
-        if !self.done && self.shard.core.borrow().connection(self.id.slot).is_some_and(|held| held.id() == self.id) {
+        let is_ours = self.shard.core.borrow().connection(self.id.slot).is_some_and(|held| held.id() == self.id);
+        if !self.done && is_ours {
+            self.shard.connecting.borrow_mut().remove(&self.id.slot);
             self.shard.act(|core| core.disconnect(self.id.slot, CloseReason::Client));
         }
     }
