@@ -62,23 +62,27 @@ pub struct Trust {
 }
 
 impl Listener {
-    /// The client's address. A trusted proxy is believed for the last address of `X-Forwarded-For` that is not itself
-    /// a trusted proxy's; so is the peer of a unix socket.
+    /// The client's address. A trusted proxy is believed for the address that it added to `X-Forwarded-For`, the last;
+    /// if that is a trusted proxy too, for the one before, and so on. The peer of a unix socket is believed as well.
     pub(super) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-        let is_proxy = |address: &IpAddr| self.trusted_proxies.iter().any(|net| net.contains(address));
-        if peer.is_some_and(|peer| !is_proxy(&peer)) {
-            return peer;
+        let is_proxy = |address: IpAddr| self.trusted_proxies.iter().any(|net| net.contains(&address));
+        let mut client = peer;
+        let values = headers.get_all("x-forwarded-for");
+        let mut hops = values.iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+        while client.is_none_or(is_proxy) {
+            // only what stands behind it was written by a proxy: whatever the client made up is never looked at
+            let Some(hop) = hops.next().and_then(address) else { break };
+            client = Some(hop);
         }
-        let hops: Vec<IpAddr> = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map_while(|hop| hop.trim().parse::<IpAddr>().ok())
-            .map(|hop| hop.to_canonical())
-            .collect();
-        hops.iter().rev().find(|hop| !is_proxy(hop)).or(hops.first()).copied().or(peer)
+        client
     }
+}
+
+/// An address in `X-Forwarded-For`; some proxies add the port.
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim();
+    let address = hop.parse().or_else(|_| hop.parse().map(|with_port: SocketAddr| with_port.ip())).ok()?;
+    Some(address.to_canonical())
 }
 
 /// A bound socket, not yet in any runtime.
@@ -262,6 +266,11 @@ mod tests {
             (Some("10.0.0.1"), "203.0.113.9", Some("203.0.113.9")),
             (Some("10.0.0.1"), "198.51.100.7, 203.0.113.9, 10.0.0.2", Some("203.0.113.9")),
             (Some("10.0.0.1"), "nonsense", Some("10.0.0.1")),
+            (Some("10.0.0.1"), "nonsense, 203.0.113.9", Some("203.0.113.9")), // what comes first is the client's own
+            (Some("10.0.0.1"), "192.0.2.1, nonsense, 10.0.0.2", Some("10.0.0.2")),
+            (Some("10.0.0.1"), "203.0.113.9:4711", Some("203.0.113.9")),
+            (Some("10.0.0.1"), "[2001:db8::1]:4711", Some("2001:db8::1")),
+            (Some("10.0.0.1"), "::ffff:203.0.113.9", Some("203.0.113.9")),
             (Some("10.0.0.1"), "10.0.0.3", Some("10.0.0.3")),
             (None, "203.0.113.9", Some("203.0.113.9")),
             (None, "", None),
