@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hyper::header::HeaderMap;
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_local;
 
@@ -90,7 +90,16 @@ pub enum Socket {
     /// One of several of the same port.
     Tcp(std::net::TcpListener),
     /// The only one of its path; its streams are handed to all shards.
-    Unix(std::os::unix::net::UnixListener),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+/// A unix socket's place in the file system; goes with this value.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Binds an address for `shards` shards: as many sockets for TCP, one for a unix socket (which the first shard gets).
@@ -117,10 +126,14 @@ pub fn bind(address: &Address, unix_mode: FileMode, shards: usize) -> io::Result
         }
         Address::Unix(path) => {
             remove_stale(path)?;
-            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.bind(&SockAddr::unix(path)?)?;
+            let file = SocketFile(path.clone());
+            // before anybody can connect
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(unix_mode.0))?;
-            listener.set_nonblocking(true)?;
-            Ok((address.clone(), vec![Socket::Unix(listener)]))
+            socket.set_nonblocking(true)?;
+            socket.listen(BACKLOG)?;
+            Ok((address.clone(), vec![Socket::Unix(socket.into(), file)]))
         }
     }
 }
@@ -140,11 +153,12 @@ fn listen(socket: socket2::Socket) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// A socket file that nobody listens on is left over from a process that was killed.
-fn remove_stale(path: &PathBuf) -> io::Result<()> {
+/// A socket file that nobody listens on is left over from a process that was killed. Any other file stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(_) => Ok(()),
     }
 }
@@ -165,12 +179,14 @@ impl Acceptor {
 
 /// Accepts on a bound socket until the node drains.
 pub(super) fn accept_on(shard: Rc<Shard>, listener: Arc<Listener>, socket: Socket) -> io::Result<()> {
-    let acceptor = match socket {
-        Socket::Tcp(socket) => Acceptor::Tcp(TcpListener::from_std(socket)?),
-        Socket::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket)?),
+    let (acceptor, file) = match socket {
+        Socket::Tcp(socket) => (Acceptor::Tcp(TcpListener::from_std(socket)?), None),
+        Socket::Unix(socket, file) => (Acceptor::Unix(UnixListener::from_std(socket)?), Some(file)),
     };
     let mut draining = shard.shared.draining.clone();
     spawn_local(async move {
+        // the file goes first: a successor that finds it refused would replace it, and then lose its own
+        let (acceptor, file) = (acceptor, file);
         let mut accepted = 0;
         loop {
             tokio::select! {
@@ -183,12 +199,10 @@ pub(super) fn accept_on(shard: Rc<Shard>, listener: Arc<Listener>, socket: Socke
                 tokio::task::yield_now().await;
             }
         }
+        drop(file);
         // whoever shook hands with the kernel before the end is served: closing now would reset them
         while let Ok(stream) = tokio::time::timeout(Duration::ZERO, acceptor.accept()).await {
             seat(&shard, &listener, stream).await;
-        }
-        if let Address::Unix(path) = &listener.address {
-            let _ = std::fs::remove_file(path);
         }
     });
     Ok(())
@@ -243,6 +257,27 @@ mod tests {
         }
         let again = bind(&tcp(&bound.to_string()), FileMode(0), 1).err().unwrap();
         assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_socket_file_comes_and_goes_and_no_other_file_is_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let bind = || bind(&Address::Unix(path.clone()), FileMode(0o620), 3);
+        let (_, sockets) = bind().unwrap();
+        assert_eq!(sockets.len(), 1);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620);
+        assert_eq!(bind().err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        drop(sockets);
+        assert!(!path.exists());
+
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "a process that was killed leaves its file");
+        drop(bind().unwrap());
+
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(bind().err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 
     #[test]
