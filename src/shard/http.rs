@@ -115,9 +115,9 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub(super) fn take(listener: Arc<Listener>, shard: usize) -> Rc<Self> {
+    pub(super) fn take(listener: Arc<Listener>, shard: usize) -> Self {
         listener.seats[shard].fetch_add(1, Ordering::Relaxed);
-        Rc::new(Self { listener, shard })
+        Self { listener, shard }
     }
 }
 
@@ -137,7 +137,7 @@ impl Drop for Visitor<'_> {
 }
 
 /// Serves one accepted socket until it is closed or becomes a client connection.
-pub(super) async fn serve(shard: Rc<Shard>, listener: Arc<Listener>, stream: Stream) {
+pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
     let shared = shard.shared.clone();
     let limits = &shared.node.limits;
     let visitors = shared.http_connections.fetch_add(1, Ordering::Relaxed);
@@ -146,7 +146,7 @@ pub(super) async fn serve(shard: Rc<Shard>, listener: Arc<Listener>, stream: Str
         return;
     }
     let peer = stream.peer();
-    let seat = Seat::take(listener.clone(), usize::from(shard.index));
+    let (listener, seat) = (seat.listener.clone(), Rc::new(seat));
     let began = Rc::new(Cell::new(false));
     let first = began.clone();
     let shard_of_service = shard.clone();

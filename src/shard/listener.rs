@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_local;
 
-use super::http;
+use super::http::{self, Seat};
 use super::stream::Stream;
 use super::{Handover, Mail, Shard};
 use crate::config::{Address, FileMode, Secret};
@@ -220,18 +220,21 @@ async fn seat(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: io::Result<St
     let here = usize::from(shard.index);
     let taken = |at: usize| listener.seats[at].load(Ordering::Relaxed);
     let emptiest = (0..listener.seats.len()).min_by_key(|at| taken(*at)).unwrap_or(here);
-    if taken(here) <= taken(emptiest) + 1 {
-        spawn_local(http::serve(shard.clone(), listener.clone(), stream));
+    let at = if taken(here) <= taken(emptiest) + 1 { here } else { emptiest };
+    // taken here and now: the next of a burst is already counted with it
+    let seat = Seat::take(listener.clone(), at);
+    if at == here {
+        spawn_local(http::serve(shard.clone(), seat, stream));
     } else if let Ok(accepted) = stream.detach() {
-        let _ = shard.mailboxes[emptiest].send(Mail::Stream(Handover { accepted, listener: listener.clone() }));
+        let _ = shard.mailboxes[at].send(Mail::Stream(Handover { accepted, seat }));
     }
 }
 
 /// Serves a stream that another shard accepted.
 pub(super) fn take_over(shard: &Rc<Shard>, handover: Handover) {
-    let Handover { accepted, listener } = handover;
+    let Handover { accepted, seat } = handover;
     if let Ok(stream) = Stream::attach(accepted) {
-        spawn_local(http::serve(shard.clone(), listener, stream));
+        spawn_local(http::serve(shard.clone(), seat, stream));
     }
 }
 

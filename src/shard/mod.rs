@@ -24,6 +24,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use crate::core::{Answer, CloseReason, Core, Effect, Message, Node, Outcome, Rejection, RequestId, ShardIndex};
 use crate::hooks::jobs::Jobs;
+use http::Seat;
 use listener::Listener;
 use stream::Accepted;
 use ws::session::{Conn, part};
@@ -78,7 +79,7 @@ pub enum Mail {
 /// A stream on its way to another shard.
 pub struct Handover {
     accepted: Accepted,
-    listener: Arc<Listener>,
+    seat: Seat,
 }
 
 /// One shard, as its own thread sees it.
