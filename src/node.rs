@@ -182,5 +182,6 @@ fn listener(config: &Config, spec: &config::Listener, address: Address, gusher: 
         },
         trusted_proxies: config.trusted_proxies.clone().into(),
         seats: (0..config.shards).map(|_| AtomicUsize::new(0)).collect(),
+        visitors: AtomicUsize::new(0),
     }
 }

@@ -47,6 +47,8 @@ pub struct Listener {
     pub trusted_proxies: Arc<[IpNet]>,
     /// Live sockets by shard.
     pub seats: Box<[AtomicUsize]>,
+    /// Live sockets that are not client connections, for `http_connections_max`.
+    pub visitors: AtomicUsize,
 }
 
 /// Who may use a listener.
@@ -293,6 +295,7 @@ mod tests {
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },
             trusted_proxies: ["10.0.0.0/8".parse().unwrap()].into(),
             seats: Box::new([]),
+            visitors: AtomicUsize::new(0),
         };
         let client = |peer: Option<&str>, forwarded: &str| {
             let mut headers = HeaderMap::new();

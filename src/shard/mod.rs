@@ -51,7 +51,7 @@ pub struct Shared {
     pub jobs: Jobs,
     /// Every listener serves: what `/readyz` says.
     pub ready: AtomicBool,
-    /// Sockets that are not client connections, for `http_connections_max`.
+    /// Sockets that are not client connections, of all listeners.
     pub http_connections: AtomicUsize,
     /// Set once, when the node shuts down.
     pub draining: watch::Receiver<bool>,
