@@ -184,11 +184,11 @@ impl Shard {
         self.requests.borrow_mut().insert(request, answer);
         let asked = Asked { shard: self, request };
         self.act(|core| verb(core, asked.request))?;
-        tokio::time::timeout(self.shared.node.limits.request_timeout, answered)
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .ok_or(Rejection::Overloaded)
+        match tokio::time::timeout(self.shared.node.limits.request_timeout, answered).await {
+            Ok(Ok(Answer::Refused(rejection))) => Err(rejection),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(Rejection::Overloaded),
+        }
     }
 
     // ------------------------------------------------------------------ turns

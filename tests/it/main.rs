@@ -61,6 +61,7 @@ transcripts! { gusher:
     limit_connections_per_ip_max
     limit_event_name_bytes_max
     limit_pattern_bytes_max
+    limit_permissions_per_connection_max
     limit_subscriptions_per_connection_max
     limit_unsubscribed_timeout_ms
     limit_user_id_bytes_max
