@@ -2,10 +2,13 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -168,7 +171,8 @@ pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
         async move {
             let _running = Running::new(shard.clone());
             due.at.set(None);
-            let response = respond(shard, &listener, seat, peer, request).await;
+            let response = unless_panics(respond(shard.clone(), &listener, seat, peer, request)).await;
+            let response = response.unwrap_or_else(|| internal_error(&shard));
             due.at.set(Some(Instant::now() + keep_alive));
             Ok::<_, Infallible>(response)
         }
@@ -196,6 +200,23 @@ pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
             }
         }
     }
+}
+
+/// Waits for a future; none if it panics, which costs nobody else anything.
+async fn unless_panics<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+fn internal_error(shard: &Shard) -> Response {
+    shard.core.borrow_mut().stats_mut().panics += 1;
+    let mut response = text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n");
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// By when a connection must have moved on: read the last answer, and sent the headers of its next request.

@@ -9,6 +9,9 @@ pub mod listener;
 mod stream;
 pub mod ws;
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
@@ -218,7 +221,7 @@ impl Shard {
                 break;
             }
             for effect in effects.drain(..) {
-                self.carry_out(effect);
+                self.survive(|| self.carry_out(effect));
             }
         }
         self.effects.replace(effects);
@@ -240,7 +243,11 @@ impl Shard {
                 }
             }
             Effect::Ping(slot) => self.core.borrow_mut().reply(slot, ws::codec::ping_frame(b"").into()),
-            Effect::Close(slot, reason) => self.take_down(slot, reason, None),
+            Effect::Close(slot, reason) => {
+                // a handshake that waits is told so
+                self.connecting.borrow_mut().remove(&slot);
+                self.take_down(slot, reason, None);
+            }
         }
     }
 
