@@ -12,7 +12,8 @@ pub struct Limits {
     pub command_bytes_max: usize,
     /// HTTP request body, in bytes. Beyond it: 413, and the connection is closed.
     pub body_bytes_max: usize,
-    /// HTTP request line and headers together, in bytes (8,192 at least). Beyond it: 431.
+    /// HTTP request line and headers together, in bytes (8,192 at least), and 100 headers. Beyond it: 431, and the
+    /// connection is closed.
     pub header_bytes_max: usize,
     /// Channel name, in bytes. Beyond it: the subscribe or publish is refused.
     pub channel_name_bytes_max: usize,
@@ -26,7 +27,8 @@ pub struct Limits {
     pub batch_events_max: usize,
     /// Channels that one connection is subscribed to. Beyond it: the subscribe is refused.
     pub subscriptions_per_connection_max: usize,
-    /// Channel patterns that one connection may hold, from its credential and added later. Beyond it: refused.
+    /// Channel patterns that one connection may hold, from its credential and added later. Beyond it: the handshake or
+    /// the change is refused.
     pub permissions_per_connection_max: usize,
     /// Live client connections on this node. Beyond it: the handshake is answered 503.
     pub connections_max: usize,
@@ -34,7 +36,8 @@ pub struct Limits {
     pub connections_per_app_max: usize,
     /// Live client connections from one IP address; 0 = no limit. Beyond it: the handshake is answered 429.
     pub connections_per_ip_max: usize,
-    /// Accepted sockets that are not (yet) client connections: requests, keep-alive, handshakes. Beyond it: closed at once.
+    /// Accepted sockets of one listener that are not (yet) client connections: requests, keep-alive, handshakes. Beyond
+    /// it: closed at once.
     pub http_connections_max: usize,
     /// Bytes waiting for one connection to read them. Beyond it: the connection is closed and counted. One frame may
     /// be larger, if it is alone.
@@ -46,11 +49,11 @@ pub struct Limits {
     pub backlog_bytes_max: usize,
     /// Time from accepting a socket until the headers of its first request are there. Then: closed.
     pub handshake_timeout: Duration,
-    /// Time until the headers of each later request are there, idle time included. Then: closed.
+    /// Time after each answer until it has been read and the headers of the next request are there. Then: closed.
     pub keep_alive_timeout: Duration,
     /// Time for a request's body to arrive. Then: 408, closed.
     pub request_timeout: Duration,
-    /// Time without any frame from the client before the server pings it.
+    /// Time without any frame from the client before the server pings it, or up to a quarter less.
     pub ping_interval: Duration,
     /// Time after that ping without any frame before the connection is closed (code 1001).
     pub pong_timeout: Duration,

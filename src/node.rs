@@ -217,5 +217,6 @@ fn listener(
         trust: Trust { trusted: spec.trusted, allow: spec.allow, token: spec.token, hosts: spec.hosts },
         trusted_proxies,
         seats: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+        visitors: AtomicUsize::new(0),
     }
 }

@@ -456,7 +456,8 @@ impl Core {
     }
 
     /// Changes what a user may use, on every connection that the user has now, and sends each that reads the dialect
-    /// a finished frame that says so. Answered when all have it.
+    /// a finished frame that says so. Answered when all have it: [`Answer::Refused`] if one of them may not hold more,
+    /// which then has what it had.
     ///
     /// # Errors
     /// A new name is longer than `channel_name_bytes_max`, or there are more than `permissions_per_connection_max`.
@@ -729,13 +730,14 @@ impl Core {
                 self.answer(ticket, Part::Home { answer: Answer::Done, more });
             }
             Letter::Assign { ticket, connection, assignment, dialect, frame } => {
+                let mut done = Ok(());
                 if self.get(connection).is_some() {
-                    self.apply(connection.slot, &assignment);
-                    if self.connections[connection.slot as usize].dialect == dialect {
+                    done = self.apply(connection.slot, &assignment);
+                    if done.is_ok() && self.connections[connection.slot as usize].dialect == dialect {
                         self.reply(connection.slot, frame);
                     }
                 }
-                self.answer(ticket, Part::Extra);
+                self.answer(ticket, Part::Extra(done));
             }
             Letter::Query { ticket, query } => {
                 let answer = self.look_up(&query);
@@ -984,14 +986,17 @@ impl Core {
         }
     }
 
-    /// Changes what a connection may use.
-    fn apply(&mut self, slot: u32, assignment: &Assignment) {
+    /// Changes what a connection may use; refused if that is more than it may hold.
+    fn apply(&mut self, slot: u32, assignment: &Assignment) -> Result<(), Rejection> {
         let connection = &mut self.connections[slot as usize];
         match assignment {
             Assignment::Add(pattern) => {
-                if connection.permissions.patterns().len() < self.node.limits.permissions_per_connection_max {
-                    connection.permissions.add(pattern);
+                let held = &mut connection.permissions;
+                let is_full = held.patterns().len() >= self.node.limits.permissions_per_connection_max;
+                if is_full && !held.patterns().any(|held| held == &**pattern) {
+                    return Err(self.rejected(Rejection::TooManyPermissions));
                 }
+                held.add(pattern);
             }
             Assignment::Replace(patterns) => {
                 connection.permissions.replace(patterns);
@@ -1004,6 +1009,7 @@ impl Core {
                 self.end_subscriptions(slot, |_, channel| !permissions.cover(channel.as_str()));
             }
         }
+        Ok(())
     }
 
     /// The first look at a connection comes early by a random part, so that those who came together are not all

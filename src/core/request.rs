@@ -5,6 +5,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use super::id::{AppKey, ChannelName, ShardIndex};
+use super::rejection::Rejection;
 use super::stats::Stats;
 
 /// Names a request while its answers are on their way; chosen by the shard that took it.
@@ -51,11 +52,14 @@ pub enum Answer {
     PerApp(Vec<(AppKey, u64)>),
     /// The sum over all shards.
     Stats(Box<Stats>),
+    /// A connection, at least one, would not have it.
+    Refused(Rejection),
 }
 
 impl Answer {
     fn merge(self, other: Answer) -> Answer {
         match (self, other) {
+            (refused @ Answer::Refused(_), _) | (_, refused @ Answer::Refused(_)) => refused,
             (Answer::Done, any) | (any, Answer::Done) => any,
             (Answer::Count(a), Answer::Count(b)) => Answer::Count(a + b),
             (Answer::Names(mut a), Answer::Names(b)) => {
@@ -86,7 +90,7 @@ impl Answer {
             Answer::Count(count) => *count,
             Answer::Names(names) => names.len() as u64,
             Answer::PerApp(apps) => apps.iter().map(|(_, count)| count).sum(),
-            Answer::Done | Answer::Stats(_) => 0,
+            Answer::Done | Answer::Stats(_) | Answer::Refused(_) => 0,
         }
     }
 
@@ -108,7 +112,7 @@ pub(super) enum Part {
     /// The whole of what this home has to say; `more` connections elsewhere will each add a [`Part::Extra`].
     Home { answer: Answer, more: u32 },
     /// From a connection that a home passed the request on to; may overtake the home's own part.
-    Extra,
+    Extra(Result<(), Rejection>),
 }
 
 /// Requests of this shard that wait for answers.
@@ -120,6 +124,12 @@ struct Gathering {
     homes: u32,
     extras: i64,
     answer: Answer,
+}
+
+impl Gathering {
+    fn add(&mut self, answer: Answer) {
+        self.answer = std::mem::replace(&mut self.answer, Answer::Done).merge(answer);
+    }
 }
 
 impl Requests {
@@ -140,9 +150,12 @@ impl Requests {
             Part::Home { answer, more } => {
                 gathering.homes -= 1;
                 gathering.extras += i64::from(more);
-                gathering.answer = std::mem::replace(&mut gathering.answer, Answer::Done).merge(answer);
+                gathering.add(answer);
             }
-            Part::Extra => gathering.extras -= 1,
+            Part::Extra(done) => {
+                gathering.extras -= 1;
+                gathering.add(done.map_or_else(Answer::Refused, |()| Answer::Done));
+            }
         }
         if gathering.homes > 0 || gathering.extras != 0 {
             return None;

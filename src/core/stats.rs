@@ -38,6 +38,8 @@ pub struct Stats {
     pub writes: u64,
     /// Refusals, by [`Rejection::index`].
     pub rejections: [u64; Rejection::ALL.len()],
+    /// Accepted sockets that were closed at once, for `http_connections_max`.
+    pub http_connections_refused: u64,
     /// Panics caught; each cost at most one connection or one message.
     pub panics: u64,
     /// Bytes waiting in outboxes now.
@@ -67,6 +69,7 @@ impl Stats {
         self.bytes_out += other.bytes_out;
         self.writes += other.writes;
         each(&mut self.rejections, &other.rejections);
+        self.http_connections_refused += other.http_connections_refused;
         self.panics += other.panics;
         self.outbox_bytes += other.outbox_bytes;
         each(&mut self.turns, &other.turns);

@@ -1,6 +1,7 @@
 //! The ops listener: Prometheus metrics, health and build info.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use hyper::{Method, StatusCode};
 use prometheus_client::collector::Collector;
@@ -56,7 +57,12 @@ async fn metrics(exchange: &Exchange) -> Response {
         .filter(|(app, _)| shared.node.apps.contains(app))
         .map(|(app, count)| (app.as_str().to_owned(), count as u64))
         .collect();
-    let scrape = Scrape { stats: *stats, connections_of_apps, event_bytes: shared.node.ledger.bytes() as u64 };
+    let scrape = Scrape {
+        stats: *stats,
+        connections_of_apps,
+        event_bytes: shared.node.ledger.bytes() as u64,
+        http_connections: shared.http_connections.load(Ordering::Relaxed) as u64,
+    };
     let mut registry = Registry::with_prefix("hydrant");
     registry.register_collector(Box::new(scrape));
     let mut text = String::new();
@@ -72,6 +78,7 @@ struct Scrape {
     stats: Stats,
     connections_of_apps: Vec<(String, u64)>,
     event_bytes: u64,
+    http_connections: u64,
 }
 
 impl Collector for Scrape {
@@ -83,6 +90,7 @@ impl Collector for Scrape {
             ("channels", "Channels with a subscriber", stats.channels),
             ("users", "Distinct users connected", stats.users),
             ("outbox_frames_bytes", "Encoded events in memory, shared ones counted once", self.event_bytes),
+            ("http_connections", "Sockets that are not client connections", self.http_connections),
         ] {
             let gauge = ConstGauge::new(value as i64);
             gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
@@ -95,6 +103,11 @@ impl Collector for Scrape {
             ("bytes_in", "Bytes read from client connections", stats.bytes_in),
             ("bytes_out", "Bytes written to client connections", stats.bytes_out),
             ("writes", "Write calls on client connections", stats.writes),
+            (
+                "http_connections_refused",
+                "Sockets closed at once because a listener had too many",
+                stats.http_connections_refused,
+            ),
             ("panics", "Panics caught", stats.panics),
             (
                 "outbox_overflows",
@@ -122,7 +135,7 @@ impl Collector for Scrape {
         }
         let mut build = encoder.encode_descriptor("build", "Version of this build", None, MetricType::Info)?;
         build.encode_info(&[("version", health::VERSION)])?;
-        let bounds = TURN_BUCKETS_US.map(|us| us as f64 / 1e6).into_iter().chain([f64::MAX]);
+        let bounds = TURN_BUCKETS_US.map(|us| us as f64 / 1e6).into_iter().chain([f64::INFINITY]);
         let buckets: Vec<(f64, u64)> = bounds.zip(stats.turns).collect();
         let mut turns =
             encoder.encode_descriptor("turn_seconds", "Length of a shard's turn", None, MetricType::Histogram)?;

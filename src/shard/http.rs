@@ -2,10 +2,13 @@
 
 use std::cell::Cell;
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +17,8 @@ use hyper::body::{Body, Incoming};
 use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{StatusCode, Uri};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 
 use super::listener::{Listener, Trust};
 use super::stream::Stream;
@@ -115,9 +119,9 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub(super) fn take(listener: Arc<Listener>, shard: usize) -> Rc<Self> {
+    pub(super) fn take(listener: Arc<Listener>, shard: usize) -> Self {
         listener.seats[shard].fetch_add(1, Ordering::Relaxed);
-        Rc::new(Self { listener, shard })
+        Self { listener, shard }
     }
 }
 
@@ -127,60 +131,69 @@ impl Drop for Seat {
     }
 }
 
-/// Counts a socket that is not a client connection, for `http_connections_max`.
-struct Visitor<'a>(&'a AtomicUsize);
+/// Counts a socket that is not a client connection.
+struct Visitor<'a>([&'a AtomicUsize; 2]);
+
+impl<'a> Visitor<'a> {
+    /// One more on the node and on its listener; none if that has as many as it may have.
+    fn enter(node: &'a AtomicUsize, listener: &'a AtomicUsize, max: usize) -> Option<Self> {
+        let visitor = Self([node, listener]);
+        node.fetch_add(1, Ordering::Relaxed);
+        (listener.fetch_add(1, Ordering::Relaxed) < max).then_some(visitor)
+    }
+}
 
 impl Drop for Visitor<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        for count in self.0 {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 /// Serves one accepted socket until it is closed or becomes a client connection.
-pub(super) async fn serve(shard: Rc<Shard>, listener: Arc<Listener>, stream: Stream) {
+pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
     let shared = shard.shared.clone();
     let limits = &shared.node.limits;
-    let visitors = shared.http_connections.fetch_add(1, Ordering::Relaxed);
-    let _visitor = Visitor(&shared.http_connections);
-    if visitors >= limits.http_connections_max {
+    let (listener, seat) = (seat.listener.clone(), Rc::new(seat));
+    let max = limits.http_connections_max;
+    let Some(_visitor) = Visitor::enter(&shared.http_connections, &listener.visitors, max) else {
+        shard.core.borrow_mut().stats_mut().http_connections_refused += 1;
         return;
-    }
+    };
     let peer = stream.peer();
-    let seat = Seat::take(listener.clone(), usize::from(shard.index));
-    let began = Rc::new(Cell::new(false));
-    let first = began.clone();
-    let shard_of_service = shard.clone();
+    let due = Rc::new(Due { at: Cell::new(Some(Instant::now() + limits.handshake_timeout)) });
+    let keep_alive = limits.keep_alive_timeout;
+    let (due_of_service, shard_of_service) = (due.clone(), shard.clone());
     let service = service_fn(move |request| {
-        first.set(true);
-        let (shard, listener, seat) = (shard_of_service.clone(), listener.clone(), seat.clone());
+        let (due, shard, listener, seat) =
+            (due_of_service.clone(), shard_of_service.clone(), seat.listener.clone(), seat.clone());
         async move {
             let _running = Running::new(shard.clone());
-            Ok::<_, Infallible>(respond(shard, &listener, seat, peer, request).await)
+            due.at.set(None);
+            let response = unless_panics(respond(shard.clone(), &listener, seat, peer, request)).await;
+            let response = response.unwrap_or_else(|| internal_error(&shard));
+            due.at.set(Some(Instant::now() + keep_alive));
+            Ok::<_, Infallible>(response)
         }
     });
     let mut connection = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.keep_alive_timeout)
+            .header_read_timeout(None)
             .title_case_headers(true)
             .max_buf_size(limits.header_bytes_max)
+            .max_header_size(limits.header_bytes_max)
             .serve_connection(TokioIo::new(stream), service)
             .with_upgrades()
     );
-    // the first request has less time than the later ones of a connection that has proved itself
-    let mut is_late = std::pin::pin!(first_request_is_late(began, limits.handshake_timeout));
+    let mut overdue = std::pin::pin!(due.passed(keep_alive));
     let mut draining = shared.draining.clone();
     let mut drain = std::pin::pin!(draining.wait_for(|draining| *draining));
-    let (mut waits, mut stays) = (true, true);
+    let mut stays = true;
     loop {
         tokio::select! {
             _ = &mut connection => return,
-            late = &mut is_late, if waits => {
-                if late {
-                    return;
-                }
-                waits = false;
-            }
+            () = &mut overdue => return,
             _ = &mut drain, if stays => {
                 stays = false;
                 connection.as_mut().graceful_shutdown();
@@ -189,9 +202,41 @@ pub(super) async fn serve(shard: Rc<Shard>, listener: Arc<Listener>, stream: Str
     }
 }
 
-async fn first_request_is_late(began: Rc<Cell<bool>>, after: Duration) -> bool {
-    tokio::time::sleep(after).await;
-    !began.get()
+/// Waits for a future; none if it panics, which costs nobody else anything.
+async fn unless_panics<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(poll) => poll.map(Some),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+fn internal_error(shard: &Shard) -> Response {
+    shard.core.borrow_mut().stats_mut().panics += 1;
+    let mut response = text(StatusCode::INTERNAL_SERVER_ERROR, "internal error\n");
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+/// By when a connection must have moved on: read the last answer, and sent the headers of its next request.
+struct Due {
+    /// `None` while a request is answered, which has limits of its own.
+    at: Cell<Option<Instant>>,
+}
+
+impl Due {
+    /// Waits until the time has passed. `keep_alive`: how long after an answer that is; the first time may be sooner.
+    async fn passed(&self, keep_alive: Duration) {
+        loop {
+            let now = Instant::now();
+            match self.at.get() {
+                Some(at) if at <= now => return,
+                // whatever is set meanwhile is no sooner than `keep_alive` from now
+                at => tokio::time::sleep_until(at.map_or(now + keep_alive, |at| at.min(now + keep_alive))).await,
+            }
+        }
+    }
 }
 
 async fn respond(

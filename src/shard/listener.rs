@@ -2,8 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,11 +11,11 @@ use std::time::Duration;
 
 use hyper::header::HeaderMap;
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, Type};
+use socket2::{Domain, Protocol, SockAddr, Type};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::task::spawn_local;
 
-use super::http;
+use super::http::{self, Seat};
 use super::stream::Stream;
 use super::{Handover, Mail, Shard};
 use crate::config::{Address, FileMode, Secret};
@@ -47,6 +47,8 @@ pub struct Listener {
     pub trusted_proxies: Arc<[IpNet]>,
     /// Live sockets by shard.
     pub seats: Box<[AtomicUsize]>,
+    /// Live sockets that are not client connections, for `http_connections_max`.
+    pub visitors: AtomicUsize,
 }
 
 /// Who may use a listener.
@@ -62,23 +64,27 @@ pub struct Trust {
 }
 
 impl Listener {
-    /// The client's address. A trusted proxy is believed for the last address of `X-Forwarded-For` that is not itself
-    /// a trusted proxy's; so is the peer of a unix socket.
+    /// The client's address. A trusted proxy is believed for the address that it added to `X-Forwarded-For`, the last;
+    /// if that is a trusted proxy too, for the one before, and so on. The peer of a unix socket is believed as well.
     pub(super) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
-        let is_proxy = |address: &IpAddr| self.trusted_proxies.iter().any(|net| net.contains(address));
-        if peer.is_some_and(|peer| !is_proxy(&peer)) {
-            return peer;
+        let is_proxy = |address: IpAddr| self.trusted_proxies.iter().any(|net| net.contains(&address));
+        let mut client = peer;
+        let values = headers.get_all("x-forwarded-for");
+        let mut hops = values.iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+        while client.is_none_or(is_proxy) {
+            // only what stands behind it was written by a proxy: whatever the client made up is never looked at
+            let Some(hop) = hops.next().and_then(address) else { break };
+            client = Some(hop);
         }
-        let hops: Vec<IpAddr> = headers
-            .get_all("x-forwarded-for")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .map_while(|hop| hop.trim().parse::<IpAddr>().ok())
-            .map(|hop| hop.to_canonical())
-            .collect();
-        hops.iter().rev().find(|hop| !is_proxy(hop)).or(hops.first()).copied().or(peer)
+        client
     }
+}
+
+/// An address in `X-Forwarded-For`; some proxies add the port.
+fn address(hop: &[u8]) -> Option<IpAddr> {
+    let hop = std::str::from_utf8(hop).ok()?.trim();
+    let address = hop.parse().or_else(|_| hop.parse().map(|with_port: SocketAddr| with_port.ip())).ok()?;
+    Some(address.to_canonical())
 }
 
 /// A bound socket, not yet in any runtime.
@@ -86,7 +92,16 @@ pub enum Socket {
     /// One of several of the same port.
     Tcp(std::net::TcpListener),
     /// The only one of its path; its streams are handed to all shards.
-    Unix(std::os::unix::net::UnixListener),
+    Unix(std::os::unix::net::UnixListener, SocketFile),
+}
+
+/// A unix socket's place in the file system; goes with this value.
+pub struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
 }
 
 /// Binds an address for `shards` shards: as many sockets for TCP, one for a unix socket (which the first shard gets).
@@ -113,10 +128,14 @@ pub fn bind(address: &Address, unix_mode: FileMode, shards: usize) -> io::Result
         }
         Address::Unix(path) => {
             remove_stale(path)?;
-            let listener = std::os::unix::net::UnixListener::bind(path)?;
+            let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.bind(&SockAddr::unix(path)?)?;
+            let file = SocketFile(path.clone());
+            // before anybody can connect
             std::fs::set_permissions(path, std::fs::Permissions::from_mode(unix_mode.0))?;
-            listener.set_nonblocking(true)?;
-            Ok((address.clone(), vec![Socket::Unix(listener)]))
+            socket.set_nonblocking(true)?;
+            socket.listen(BACKLOG)?;
+            Ok((address.clone(), vec![Socket::Unix(socket.into(), file)]))
         }
     }
 }
@@ -136,11 +155,12 @@ fn listen(socket: socket2::Socket) -> io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// A socket file that nobody listens on is left over from a process that was killed.
-fn remove_stale(path: &PathBuf) -> io::Result<()> {
+/// A socket file that nobody listens on is left over from a process that was killed. Any other file stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
     match std::os::unix::net::UnixStream::connect(path) {
         Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if is_socket && error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(_) => Ok(()),
     }
 }
@@ -161,12 +181,14 @@ impl Acceptor {
 
 /// Accepts on a bound socket until the node drains.
 pub(super) fn accept_on(shard: Rc<Shard>, listener: Arc<Listener>, socket: Socket) -> io::Result<()> {
-    let acceptor = match socket {
-        Socket::Tcp(socket) => Acceptor::Tcp(TcpListener::from_std(socket)?),
-        Socket::Unix(socket) => Acceptor::Unix(UnixListener::from_std(socket)?),
+    let (acceptor, file) = match socket {
+        Socket::Tcp(socket) => (Acceptor::Tcp(TcpListener::from_std(socket)?), None),
+        Socket::Unix(socket, file) => (Acceptor::Unix(UnixListener::from_std(socket)?), Some(file)),
     };
     let mut draining = shard.shared.draining.clone();
     spawn_local(async move {
+        // the file goes first: a successor that finds it refused would replace it, and then lose its own
+        let (acceptor, file) = (acceptor, file);
         let mut accepted = 0;
         loop {
             tokio::select! {
@@ -179,12 +201,10 @@ pub(super) fn accept_on(shard: Rc<Shard>, listener: Arc<Listener>, socket: Socke
                 tokio::task::yield_now().await;
             }
         }
+        drop(file);
         // whoever shook hands with the kernel before the end is served: closing now would reset them
         while let Ok(stream) = tokio::time::timeout(Duration::ZERO, acceptor.accept()).await {
             seat(&shard, &listener, stream).await;
-        }
-        if let Address::Unix(path) = &listener.address {
-            let _ = std::fs::remove_file(path);
         }
     });
     Ok(())
@@ -202,18 +222,21 @@ async fn seat(shard: &Rc<Shard>, listener: &Arc<Listener>, stream: io::Result<St
     let here = usize::from(shard.index);
     let taken = |at: usize| listener.seats[at].load(Ordering::Relaxed);
     let emptiest = (0..listener.seats.len()).min_by_key(|at| taken(*at)).unwrap_or(here);
-    if taken(here) <= taken(emptiest) + 1 {
-        spawn_local(http::serve(shard.clone(), listener.clone(), stream));
+    let at = if taken(here) <= taken(emptiest) + 1 { here } else { emptiest };
+    // taken here and now: the next of a burst is already counted with it
+    let seat = Seat::take(listener.clone(), at);
+    if at == here {
+        spawn_local(http::serve(shard.clone(), seat, stream));
     } else if let Ok(accepted) = stream.detach() {
-        let _ = shard.mailboxes[emptiest].send(Mail::Stream(Handover { accepted, listener: listener.clone() }));
+        let _ = shard.mailboxes[at].send(Mail::Stream(Handover { accepted, seat }));
     }
 }
 
 /// Serves a stream that another shard accepted.
 pub(super) fn take_over(shard: &Rc<Shard>, handover: Handover) {
-    let Handover { accepted, listener } = handover;
+    let Handover { accepted, seat } = handover;
     if let Ok(stream) = Stream::attach(accepted) {
-        spawn_local(http::serve(shard.clone(), listener, stream));
+        spawn_local(http::serve(shard.clone(), seat, stream));
     }
 }
 
@@ -242,6 +265,27 @@ mod tests {
     }
 
     #[test]
+    fn a_socket_file_comes_and_goes_and_no_other_file_is_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("socket");
+        let bind = || bind(&Address::Unix(path.clone()), FileMode(0o620), 3);
+        let (_, sockets) = bind().unwrap();
+        assert_eq!(sockets.len(), 1);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620);
+        assert_eq!(bind().err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        drop(sockets);
+        assert!(!path.exists());
+
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "a process that was killed leaves its file");
+        drop(bind().unwrap());
+
+        std::fs::write(&path, "precious").unwrap();
+        assert_eq!(bind().err().unwrap().kind(), io::ErrorKind::AddrInUse);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
     fn the_client_behind_proxies() {
         let listener = Listener {
             address: tcp("127.0.0.1:0"),
@@ -251,6 +295,7 @@ mod tests {
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },
             trusted_proxies: ["10.0.0.0/8".parse().unwrap()].into(),
             seats: Box::new([]),
+            visitors: AtomicUsize::new(0),
         };
         let client = |peer: Option<&str>, forwarded: &str| {
             let mut headers = HeaderMap::new();
@@ -262,6 +307,11 @@ mod tests {
             (Some("10.0.0.1"), "203.0.113.9", Some("203.0.113.9")),
             (Some("10.0.0.1"), "198.51.100.7, 203.0.113.9, 10.0.0.2", Some("203.0.113.9")),
             (Some("10.0.0.1"), "nonsense", Some("10.0.0.1")),
+            (Some("10.0.0.1"), "nonsense, 203.0.113.9", Some("203.0.113.9")), // what comes first is the client's own
+            (Some("10.0.0.1"), "192.0.2.1, nonsense, 10.0.0.2", Some("10.0.0.2")),
+            (Some("10.0.0.1"), "203.0.113.9:4711", Some("203.0.113.9")),
+            (Some("10.0.0.1"), "[2001:db8::1]:4711", Some("2001:db8::1")),
+            (Some("10.0.0.1"), "::ffff:203.0.113.9", Some("203.0.113.9")),
             (Some("10.0.0.1"), "10.0.0.3", Some("10.0.0.3")),
             (None, "203.0.113.9", Some("203.0.113.9")),
             (None, "", None),

@@ -9,6 +9,9 @@ pub mod listener;
 mod stream;
 pub mod ws;
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -25,6 +28,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use crate::core::{Answer, CloseReason, Core, Effect, Message, Node, Outcome, Rejection, RequestId, ShardIndex};
 use crate::hooks::jobs::Jobs;
+use http::Seat;
 use listener::Listener;
 use stream::Accepted;
 use ws::session::{Conn, part, write_what_goes};
@@ -51,7 +55,7 @@ pub struct Shared {
     pub jobs: Jobs,
     /// Every listener serves: what `/readyz` says.
     pub ready: AtomicBool,
-    /// Sockets that are not client connections, for `http_connections_max`.
+    /// Sockets that are not client connections, of all listeners.
     pub http_connections: AtomicUsize,
     /// Set once, when the node shuts down.
     pub draining: watch::Receiver<bool>,
@@ -79,7 +83,7 @@ pub enum Mail {
 /// A stream on its way to another shard.
 pub struct Handover {
     accepted: Accepted,
-    listener: Arc<Listener>,
+    seat: Seat,
 }
 
 /// One shard, as its own thread sees it.
@@ -190,11 +194,11 @@ impl Shard {
         self.requests.borrow_mut().insert(request, answer);
         let asked = Asked { shard: self, request };
         self.act(|core| verb(core, asked.request))?;
-        tokio::time::timeout(self.shared.node.limits.request_timeout, answered)
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .ok_or(Rejection::Overloaded)
+        match tokio::time::timeout(self.shared.node.limits.request_timeout, answered).await {
+            Ok(Ok(Answer::Refused(rejection))) => Err(rejection),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(Rejection::Overloaded),
+        }
     }
 
     // ------------------------------------------------------------------ turns
@@ -249,7 +253,7 @@ impl Shard {
                 break;
             }
             for effect in effects.drain(..) {
-                self.carry_out(effect);
+                self.survive(|| self.carry_out(effect));
             }
         }
         self.effects.replace(effects);
@@ -271,7 +275,11 @@ impl Shard {
                 }
             }
             Effect::Ping(slot) => self.core.borrow_mut().reply(slot, ws::codec::ping_frame(b"").into()),
-            Effect::Close(slot, reason) => self.take_down(slot, reason, None),
+            Effect::Close(slot, reason) => {
+                // a handshake that waits is told so
+                self.connecting.borrow_mut().remove(&slot);
+                self.take_down(slot, reason, None);
+            }
         }
     }
 

@@ -2,21 +2,37 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// How long any read or write may take before the transcript fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// One TCP connection to the server, every read bounded by [`PATIENCE`].
-pub(crate) struct Wire(BufReader<TcpStream>);
+/// One connection to the server, every read bounded by [`PATIENCE`].
+pub(crate) struct Wire(BufReader<Box<dyn Duplex>>);
+
+/// A stream of either kind.
+trait Duplex: Read + Write + Send {}
+impl<T: Read + Write + Send> Duplex for T {}
 
 impl Wire {
     pub(crate) fn open(address: SocketAddr) -> Result<Self, String> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| format!("connect {address}: {e}"))?;
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE).map_err(|e| format!("connect {address}: {e}"))?)
+    }
+
+    pub(crate) fn open_unix(path: &Path) -> Result<Self, String> {
+        let stream = UnixStream::connect(path).map_err(|e| format!("connect {}: {e}", path.display()))?;
+        stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+        stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
+        Ok(Self(BufReader::new(Box::new(stream))))
+    }
+
+    pub(crate) fn over(stream: TcpStream) -> Result<Self, String> {
         stream.set_read_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
         stream.set_write_timeout(Some(PATIENCE)).map_err(|e| e.to_string())?;
         stream.set_nodelay(true).map_err(|e| e.to_string())?;
-        Ok(Self(BufReader::new(stream)))
+        Ok(Self(BufReader::new(Box::new(stream))))
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
@@ -80,10 +96,21 @@ pub(crate) fn request(
     headers: &[(String, String)],
     body: &[u8],
 ) -> Result<Response, String> {
-    let mut wire = Wire::open(address)?;
+    request_on(Wire::open(address)?, &address.to_string(), method, path, headers, body)
+}
+
+/// The same on a connection that there is.
+pub(crate) fn request_on(
+    mut wire: Wire,
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(String, String)],
+    body: &[u8],
+) -> Result<Response, String> {
     let mut head = format!("{method} {path} HTTP/1.1\r\n");
     if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
-        head += &format!("Host: {address}\r\n");
+        head += &format!("Host: {host}\r\n");
     }
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
@@ -93,6 +120,11 @@ pub(crate) fn request(
     }
     // A server may refuse by the head alone and stop reading: what it answered counts, not that the write failed.
     let _ = wire.write(&[head.as_bytes(), b"\r\n", body].concat());
+    response(wire, method != "HEAD")
+}
+
+/// Reads the next answer on a connection.
+pub(crate) fn response(mut wire: Wire, has_body: bool) -> Result<Response, String> {
     let status_line = wire.line()?;
     let status = status_line
         .strip_prefix("HTTP/1.1 ")
@@ -108,7 +140,7 @@ pub(crate) fn request(
         let (name, value) = line.split_once(':').ok_or_else(|| format!("not a header: {line:?}"))?;
         response.headers.push((name.to_owned(), value.trim().to_owned()));
     }
-    if method != "HEAD" && !matches!(status, 101 | 204 | 304) {
+    if has_body && !matches!(status, 101 | 204 | 304) {
         let length = response.header("Content-Length").ok_or("an answer without Content-Length")?;
         let length = length.parse().map_err(|_| format!("Content-Length: {length}"))?;
         response.body = response.wire.take(length)?;

@@ -1,7 +1,9 @@
 //! Black-box tests: the built server is started and spoken to in raw HTTP and WebSocket bytes.
 
+mod client;
 mod http;
 mod jobs;
+mod limits;
 mod player;
 mod server;
 mod template;
@@ -32,11 +34,9 @@ transcripts! { gusher:
     auth
     auth_errors
     bad_commands
-    body_too_large
     channels
     closed_apps
     command_size
-    command_size_configured
     connect
     connect_errors
     decode
@@ -53,6 +53,19 @@ transcripts! { gusher:
     isolation_user_socket
     keepalive
     lenient_commands
+    limit_batch_events_max
+    limit_body_bytes_max
+    limit_channel_name_bytes_max
+    limit_command_bytes_max
+    limit_connections_max
+    limit_connections_per_app_max
+    limit_connections_per_ip_max
+    limit_event_name_bytes_max
+    limit_pattern_bytes_max
+    limit_permissions_per_connection_max
+    limit_subscriptions_per_connection_max
+    limit_unsubscribed_timeout_ms
+    limit_user_id_bytes_max
     multi_subscribe
     no_client_events
     online
@@ -93,7 +106,6 @@ transcripts! { gusher:
     subscribe
     subscribe_glob
     unsubscribe
-    unsubscribed_timeout
     v3_add_channel
     v3_auth
     v3_auth_errors

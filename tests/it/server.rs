@@ -28,6 +28,8 @@ pub(crate) struct Settings {
     pub(crate) values: BTreeMap<String, String>,
     /// Configured apps: key, and the name of the public key that the app has of its own.
     pub(crate) apps: Vec<(String, Option<String>)>,
+    /// Further listeners, each as its lines of TOML. `{directory}` is the server's own.
+    pub(crate) listeners: Vec<String>,
 }
 
 impl Settings {
@@ -55,6 +57,10 @@ impl Settings {
             if trusted {
                 toml += "trusted = true\n";
             }
+        }
+        for listener in &self.listeners {
+            let listener = listener.replace("{directory}", &directory.display().to_string());
+            toml += &format!("[[listen]]\n{listener}\n");
         }
         for (app, key) in &self.apps {
             toml += &format!("[[apps]]\nid = \"{app}\"\nkey = \"{app}\"\nsecret = \"only-for-these-transcripts\"\n");
@@ -134,9 +140,43 @@ impl Server {
 
     /// The last lines that the server wrote.
     pub(crate) fn log(&self) -> String {
-        let log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        let log = self.whole_log();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    fn whole_log(&self) -> String {
+        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// True addresses of [`Settings::listeners`], as the server logged them.
+    pub(crate) fn listening(&self) -> Vec<String> {
+        let log = self.whole_log();
+        let lines = log.lines().filter(|line| line.contains(" listening ")).skip(3);
+        lines.filter_map(|line| Some(line.split_once("address=")?.1.split(' ').next()?.to_owned())).collect()
+    }
+
+    /// Its directory: configuration, keys, log.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Sends the server a signal, such as `TERM`.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{signal}");
+    }
+
+    /// Waits for the server to end; its exit code, none if a signal killed it.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.child.try_wait() {
+                Ok(Some(status)) => return status.code(),
+                _ if Instant::now() > deadline => panic!("the server still runs\n{}", self.log()),
+                _ => thread::sleep(Duration::from_millis(5)),
+            }
+        }
     }
 }
 
@@ -170,6 +210,7 @@ fn configuration_is_toml() {
     let settings = Settings {
         values: BTreeMap::from([("limits.ping_interval_ms".to_owned(), "300".to_owned())]),
         apps: vec![("shop".to_owned(), Some("other".to_owned()))],
+        listeners: vec!["address = \"unix:{directory}/socket\"\ndoors = [\"ops\"]".to_owned()],
     };
     let [public, trusted, ops] = free_addresses().unwrap();
     settings.write(directory.path(), &Addresses { public, trusted, ops }).unwrap();
@@ -178,6 +219,8 @@ fn configuration_is_toml() {
     assert_eq!(config["gusher"]["open_apps"].as_bool(), Some(true));
     assert_eq!(config["listen"][1]["doors"][0].as_str(), Some("gusher-master"));
     assert_eq!(config["apps"][0]["key"].as_str(), Some("shop"));
+    let socket = format!("unix:{}/socket", directory.path().display());
+    assert_eq!(config["listen"][3]["address"].as_str(), Some(&*socket));
     let key = config["apps"][0]["gusher_public_keys"][0].as_str().unwrap();
     assert_eq!(fs::read_to_string(key).unwrap(), token::public_pem("other").unwrap());
 }

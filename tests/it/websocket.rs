@@ -33,6 +33,11 @@ pub(crate) struct WebSocket {
 
 /// Asks for an upgrade; the answer may be a refusal. `headers` replace the default ones of the same name.
 pub(crate) fn ask(address: SocketAddr, path: &str, headers: &[(String, String)]) -> Result<Response, String> {
+    ask_on(Wire::open(address)?, &address.to_string(), path, headers)
+}
+
+/// The same on a connection that there is.
+pub(crate) fn ask_on(wire: Wire, host: &str, path: &str, headers: &[(String, String)]) -> Result<Response, String> {
     let mut all = headers.to_vec();
     for (name, value) in [
         ("Connection", "Upgrade"),
@@ -44,7 +49,7 @@ pub(crate) fn ask(address: SocketAddr, path: &str, headers: &[(String, String)])
             all.push((name.to_owned(), value.to_owned()));
         }
     }
-    http::request(address, "GET", path, &all, b"")
+    http::request_on(wire, host, "GET", path, &all, b"")
 }
 
 impl WebSocket {

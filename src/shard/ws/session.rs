@@ -19,7 +19,7 @@ use crate::core::{CloseReason, Connection, ConnectionId, DialectIndex, Hello, Ou
 use crate::protocol::{Farewell, Heard, Session, Step};
 use crate::shard::http::{Exchange, Response, Seat};
 use crate::shard::stream::Stream;
-use crate::shard::{Shard, WRITE_FRAMES_MAX, survived};
+use crate::shard::{READ_BYTES, Shard, WRITE_FRAMES_MAX, survived};
 
 /// How long a connection that was taken down may take to read what it is still sent.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
@@ -233,30 +233,40 @@ fn attach(shard: &Rc<Shard>, conn: &Rc<Conn>) {
 async fn run(shard: Rc<Shard>, conn: Rc<Conn>, mut rest: Vec<u8>) {
     let mut decoder = Decoder::new();
     loop {
-        match conn.next(!rest.is_empty()).await {
-            Next::End => return,
+        let next = conn.next(!rest.is_empty()).await;
+        let mut input = std::mem::take(&mut rest);
+        let done = shard.guarded(conn.id.slot, || match next {
+            Next::End => None,
             Next::Write => {
                 conn.blocked.set(false);
                 shard.flush_one(conn.id.slot);
-                shard.come_to_rest();
+                Some(input)
             }
             Next::Read => {
                 shard.catch_up();
-                if !rest.is_empty() {
-                    let mut input = std::mem::take(&mut rest);
-                    rest = digest(&shard, &conn, &mut decoder, &mut input);
+                let fresh = input.is_empty();
+                Some(if fresh {
+                    read(&shard, &conn, &mut decoder)
                 } else {
-                    rest = read(&shard, &conn, &mut decoder);
-                }
-                shard.come_to_rest();
+                    digest(&shard, &conn, &mut decoder, &mut input)
+                })
             }
+        });
+        match done {
+            Some(Some(left)) => rest = left,
+            Some(None) => return,
+            // the connection is about to be closed
+            None => {}
         }
+        shard.come_to_rest();
     }
 }
 
 /// Reads what is there; returns what is not decoded because a command is in flight.
 fn read(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder) -> Vec<u8> {
     let mut scratch = shard.scratch.take();
+    // lost if a panic ended the last read
+    scratch.resize(READ_BYTES, 0);
     let mut rest = Vec::new();
     for _ in 0..READS_MAX {
         match conn.stream.try_read(&mut scratch) {
