@@ -16,9 +16,10 @@ use crate::credential::session::SessionKey;
 use crate::hooks::jobs::{Jobs, Target};
 use crate::limits::Limits;
 use crate::ops::metrics::OpsDoor;
+use crate::protocol::dialects;
 use crate::protocol::gusher::token::Tokens;
 use crate::protocol::gusher::{ClientDoor, Gusher, MasterDoor};
-use crate::protocol::{FrontDoor, dialects};
+use crate::shard::door::FrontDoor;
 use crate::shard::listener::{Listener, Socket, Trust, bind};
 use crate::shard::{Mail, Shard, Shared};
 

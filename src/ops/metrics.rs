@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::core::{Answer, CloseReason, Query, Rejection, Stats, TURN_BUCKETS_US};
-use crate::protocol::{Answering, FrontDoor};
+use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{self, Exchange, NOT_FOUND, Response};
 
 use super::health;

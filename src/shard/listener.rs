@@ -19,7 +19,7 @@ use super::http::{self, Seat};
 use super::stream::Stream;
 use super::{Handover, Mail, Shard};
 use crate::config::{Address, FileMode, Secret};
-use crate::protocol::FrontDoor;
+use crate::shard::door::FrontDoor;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;

@@ -4,6 +4,7 @@
 //! in the mailbox, hands events to a slice of their subscribers, and then writes each socket that has something
 //! pending once, with everything that is pending.
 
+pub mod door;
 pub mod http;
 pub mod listener;
 mod stream;

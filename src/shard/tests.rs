@@ -18,7 +18,7 @@ use crate::config::{Address, FileMode};
 use crate::core::{Admission, AppKey, Ledger, Permissions, UserId};
 use crate::hooks::jobs::{Job, JobError, Target};
 use crate::limits::Limits;
-use crate::protocol::{Answering, Farewell, FrontDoor, Heard, Session, Step};
+use crate::shard::door::{Answering, Farewell, FrontDoor, Heard, Session, Step};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -2,7 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use crate::protocol::Farewell;
+use crate::shard::door::Farewell;
 
 use super::json::Object;
 use super::reply::violation;

@@ -17,7 +17,8 @@ use std::sync::Arc;
 use crate::core::{Answer, Permissions, Query, UserId};
 use crate::credential::jwt::ClockPolicy;
 use crate::ops::health;
-use crate::protocol::{Answering, FrontDoor, GUSHER};
+use crate::protocol::GUSHER;
+use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{Exchange, Response};
 use crate::shard::ws::session::{Welcome, open};
 

@@ -8,7 +8,7 @@ use hyper::StatusCode;
 use hyper::header::{self, HeaderValue};
 
 use crate::core::{CloseReason, ConnectionId, Rejection};
-use crate::protocol::Farewell;
+use crate::shard::door::Farewell;
 use crate::shard::http::{self, NOT_FOUND, Response};
 use crate::shard::ws::session::Refusal;
 

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::core::{ChannelName, CloseReason, Connection, ConnectionId, Outcome, Rejection};
 use crate::hooks::jobs::{self, Job, JobError};
-use crate::protocol::{Farewell, Heard, Session, Step};
+use crate::shard::door::{Farewell, Heard, Session, Step};
 
 use super::command::{self, Command};
 use super::reply;

@@ -16,7 +16,7 @@ use super::codec::{self, Decoder, Message};
 use super::handshake::{self, NotAnUpgrade};
 use crate::core::AppKey;
 use crate::core::{CloseReason, Connection, ConnectionId, DialectIndex, Hello, Outbox, Permissions, Rejection, UserId};
-use crate::protocol::{Farewell, Heard, Session, Step};
+use crate::shard::door::{Farewell, Heard, Session, Step};
 use crate::shard::http::{Exchange, Response, Seat};
 use crate::shard::stream::Stream;
 use crate::shard::{READ_BYTES, Shard, WRITE_FRAMES_MAX, survived};
