@@ -288,12 +288,11 @@ impl Core {
     }
 
     /// Puts a reply, or any frame for this connection alone, behind everything else that it has yet to be sent.
-    pub fn reply(&mut self, slot: u32, frame: Bytes) {
-        let Some(connection) = self.connections.get_mut(slot as usize) else { return };
-        if !connection.closing {
-            connection.outbox.push(frame);
-            mark_dirty(connection, &mut self.dirty);
-        }
+    pub fn reply(&mut self, slot: u32, frame: Vec<u8>) {
+        // a reply to a client that keeps up is gone at once; those that pile up count like events
+        let keeps_up = self.connections.get(slot as usize).is_some_and(|held| held.outbox.is_empty());
+        let frame = if keeps_up { frame.into() } else { self.node.ledger.enter(frame) };
+        self.push(slot, frame);
     }
 
     /// Subscribes to all of these channels or, when one is refused, to none. Ends with [`Effect::Outcome`].
@@ -717,7 +716,7 @@ impl Core {
                     && held.dialect == dialect
                 {
                     self.stats.events_out += 1;
-                    self.reply(connection.slot, frame);
+                    self.push(connection.slot, frame);
                 }
             }
             Letter::AssignUser { ticket, app, user, assignment, dialect, frame } => {
@@ -734,7 +733,7 @@ impl Core {
                 if self.get(connection).is_some() {
                     done = self.apply(connection.slot, &assignment);
                     if done.is_ok() && self.connections[connection.slot as usize].dialect == dialect {
-                        self.reply(connection.slot, frame);
+                        self.push(connection.slot, frame);
                     }
                 }
                 self.answer(ticket, Part::Extra(done));
@@ -820,6 +819,14 @@ impl Core {
     }
 
     // ------------------------------------------------------------------ pieces
+
+    fn push(&mut self, slot: u32, frame: Bytes) {
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return };
+        if !connection.closing {
+            connection.outbox.push(frame);
+            mark_dirty(connection, &mut self.dirty);
+        }
+    }
 
     fn get(&self, id: ConnectionId) -> Option<&Connection> {
         self.connections.get(id.slot as usize).filter(|held| held.id == id)

@@ -275,7 +275,7 @@ impl Shard {
                     let _ = asked.send(answer);
                 }
             }
-            Effect::Ping(slot) => self.core.borrow_mut().reply(slot, ws::codec::ping_frame(b"").into()),
+            Effect::Ping(slot) => self.core.borrow_mut().reply(slot, ws::codec::ping_frame(b"")),
             Effect::Close(slot, reason) => {
                 // a handshake that waits is told so
                 self.connecting.borrow_mut().remove(&slot);
@@ -287,7 +287,7 @@ impl Shard {
     fn reply_to_command(self: &Rc<Self>, slot: u32, outcome: Outcome) {
         let Some(conn) = self.conn(slot) else { return };
         if let Some(text) = self.guarded(slot, || conn.session().subscribed(outcome)) {
-            self.core.borrow_mut().reply(slot, ws::codec::text_frame(text.as_bytes()).into());
+            self.core.borrow_mut().reply(slot, ws::codec::text_frame(text.as_bytes()));
         }
         conn.command_ended();
     }

@@ -330,11 +330,11 @@ fn hear(shard: &Rc<Shard>, conn: &Conn, message: Message<'_>) {
         Message::Text(text) => hear_text(shard, conn, text),
         Message::Binary(message) => {
             if let Some(Some(frame)) = shard.guarded(slot, || conn.session().binary(message)) {
-                shard.core.borrow_mut().reply(slot, frame.into());
+                shard.core.borrow_mut().reply(slot, frame);
             }
         }
         Message::Pong(_) => {}
-        Message::Ping(payload) => shard.core.borrow_mut().reply(slot, codec::pong_frame(payload).into()),
+        Message::Ping(payload) => shard.core.borrow_mut().reply(slot, codec::pong_frame(payload)),
         Message::Close { code, .. } => {
             let frame = codec::close_frame(code.unwrap_or(1000), "");
             shard.take_down(slot, CloseReason::Client, Some(frame));
@@ -354,10 +354,10 @@ fn hear_text(shard: &Rc<Shard>, conn: &Conn, text: &str) {
     let mut core = shard.core.borrow_mut();
     core.stats_mut().commands += 1;
     match step {
-        Some(Step::Reply(text)) => core.reply(slot, codec::text_frame(text.as_bytes()).into()),
+        Some(Step::Reply(text)) => core.reply(slot, codec::text_frame(text.as_bytes())),
         Some(Step::Refuse(rejection, text)) => {
             core.rejected(rejection);
-            core.reply(slot, codec::text_frame(text.as_bytes()).into());
+            core.reply(slot, codec::text_frame(text.as_bytes()));
         }
         Some(Step::Subscribe(grants)) => {
             conn.busy.set(true);
@@ -365,7 +365,7 @@ fn hear_text(shard: &Rc<Shard>, conn: &Conn, text: &str) {
         }
         Some(Step::Unsubscribe(channel, text)) => {
             core.unsubscribe(slot, &channel);
-            core.reply(slot, codec::text_frame(text.as_bytes()).into());
+            core.reply(slot, codec::text_frame(text.as_bytes()));
         }
         Some(Step::Job(job)) => {
             conn.busy.set(true);
@@ -392,7 +392,7 @@ async fn await_job(
     let Ok(result) = done.await else { return };
     let Some(conn) = shard.conn(id.slot).filter(|conn| conn.id == id) else { return };
     if let Some(Some(text)) = shard.guarded(id.slot, || conn.session().job_done(result)) {
-        shard.core.borrow_mut().reply(id.slot, codec::text_frame(text.as_bytes()).into());
+        shard.core.borrow_mut().reply(id.slot, codec::text_frame(text.as_bytes()));
     }
     conn.command_ended();
     shard.come_to_rest();
