@@ -174,6 +174,7 @@ fn listener(config: &Config, spec: &config::Listener, address: Address, gusher: 
         names: spec.doors.iter().map(|door| door.word().to_owned()).collect(),
         doors: spec.doors.iter().map(door).collect(),
         path_prefix: spec.path_prefix.clone(),
+        stays_open: spec.doors == [Door::Ops],
         trust: Trust {
             trusted: spec.trusted,
             allow: spec.allow.clone(),

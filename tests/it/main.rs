@@ -1,11 +1,15 @@
 //! Black-box tests: the built server is started and spoken to in raw HTTP and WebSocket bytes.
 
+#[allow(clippy::unwrap_used, reason = "what goes wrong here ends the test that asked")]
 mod client;
 mod http;
 mod jobs;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod limits;
 mod player;
 mod server;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod shutdown;
 mod template;
 mod token;
 mod transcript;
