@@ -284,8 +284,10 @@ fn check_trust<B>(listener: &Listener, client: Option<IpAddr>, request: &hyper::
     }
     if let Some(token) = token {
         let given = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
-        let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
-        if !constant_time_eq(given, token.expose().as_bytes()) {
+        let scheme = given.len().min(b"Bearer ".len());
+        let (scheme, given) = given.split_at(scheme);
+        let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");
+        if !is_bearer || !constant_time_eq(given, token.expose().as_bytes()) {
             return Err("this listener needs its token: Authorization: Bearer …\n".to_owned());
         }
     }

@@ -13,6 +13,8 @@ mod shutdown;
 mod template;
 mod token;
 mod transcript;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod trust;
 mod websocket;
 
 /// One test for each transcript of a protocol, and one that all files of the folder are among them and can be read.
