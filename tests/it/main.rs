@@ -5,6 +5,8 @@ mod client;
 mod http;
 mod jobs;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod leaks;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod limits;
 mod player;
 mod server;
