@@ -215,6 +215,7 @@ fn listener(
         names: spec.doors.iter().map(|door| door.word().to_owned()).collect(),
         doors,
         path_prefix: spec.path_prefix,
+        stays_open: spec.doors == [Door::Ops],
         trust: Trust { trusted: spec.trusted, allow: spec.allow, token: spec.token, hosts: spec.hosts },
         trusted_proxies,
         seats: (0..shards).map(|_| AtomicUsize::new(0)).collect(),

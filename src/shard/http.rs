@@ -162,7 +162,7 @@ pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
         return;
     };
     let peer = stream.peer();
-    let due = Rc::new(Due { at: Cell::new(Some(Instant::now() + limits.handshake_timeout)) });
+    let due = Rc::new(Due::first(limits.handshake_timeout));
     let keep_alive = limits.keep_alive_timeout;
     let (due_of_service, shard_of_service) = (due.clone(), shard.clone());
     let service = service_fn(move |request| {
@@ -170,9 +170,13 @@ pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
             (due_of_service.clone(), shard_of_service.clone(), seat.listener.clone(), seat.clone());
         async move {
             let _running = Running::new(shard.clone());
+            due.began.set(true);
             due.at.set(None);
             let response = unless_panics(respond(shard.clone(), &listener, seat, peer, request)).await;
-            let response = response.unwrap_or_else(|| internal_error(&shard));
+            let mut response = response.unwrap_or_else(|| internal_error(&shard));
+            if !listener.stays_open && *shard.shared.draining.borrow() {
+                response.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
+            }
             due.at.set(Some(Instant::now() + keep_alive));
             Ok::<_, Infallible>(response)
         }
@@ -189,14 +193,17 @@ pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
     let mut overdue = std::pin::pin!(due.passed(keep_alive));
     let mut draining = shared.draining.clone();
     let mut drain = std::pin::pin!(draining.wait_for(|draining| *draining));
-    let mut stays = true;
+    let mut waits_for_drain = !listener.stays_open;
     loop {
         tokio::select! {
             _ = &mut connection => return,
             () = &mut overdue => return,
-            _ = &mut drain, if stays => {
-                stays = false;
-                connection.as_mut().graceful_shutdown();
+            _ = &mut drain, if waits_for_drain => {
+                waits_for_drain = false;
+                // one that has yet to send its first request may just have been accepted: it is still served
+                if due.began.get() {
+                    connection.as_mut().graceful_shutdown();
+                }
             }
         }
     }
@@ -223,9 +230,15 @@ fn internal_error(shard: &Shard) -> Response {
 struct Due {
     /// `None` while a request is answered, which has limits of its own.
     at: Cell<Option<Instant>>,
+    /// The headers of a first request have come.
+    began: Cell<bool>,
 }
 
 impl Due {
+    fn first(after: Duration) -> Self {
+        Self { at: Cell::new(Some(Instant::now() + after)), began: Cell::new(false) }
+    }
+
     /// Waits until the time has passed. `keep_alive`: how long after an answer that is; the first time may be sooner.
     async fn passed(&self, keep_alive: Duration) {
         loop {
@@ -271,8 +284,10 @@ fn check_trust<B>(listener: &Listener, client: Option<IpAddr>, request: &hyper::
     }
     if let Some(token) = token {
         let given = request.headers().get(header::AUTHORIZATION).map_or(&b""[..], HeaderValue::as_bytes);
-        let given = given.strip_prefix(b"Bearer ").unwrap_or_default();
-        if !constant_time_eq(given, token.expose().as_bytes()) {
+        let scheme = given.len().min(b"Bearer ".len());
+        let (scheme, given) = given.split_at(scheme);
+        let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");
+        if !is_bearer || !constant_time_eq(given, token.expose().as_bytes()) {
             return Err("this listener needs its token: Authorization: Bearer …\n".to_owned());
         }
     }

@@ -41,6 +41,8 @@ pub struct Listener {
     pub doors: Vec<Arc<dyn FrontDoor>>,
     /// Taken off every path; empty or `/x`.
     pub path_prefix: String,
+    /// Goes on while the node drains, until it ends: whoever watches it must see that it is not ready, and why.
+    pub stays_open: bool,
     /// What is demanded of everyone.
     pub trust: Trust,
     /// Proxies whose word about the client's address counts.
@@ -179,7 +181,7 @@ impl Acceptor {
     }
 }
 
-/// Accepts on a bound socket until the node drains.
+/// Accepts on a bound socket until the node drains, or ends.
 pub(super) fn accept_on(shard: Rc<Shard>, listener: Arc<Listener>, socket: Socket) -> io::Result<()> {
     let (acceptor, file) = match socket {
         Socket::Tcp(socket) => (Acceptor::Tcp(TcpListener::from_std(socket)?), None),
@@ -193,7 +195,7 @@ pub(super) fn accept_on(shard: Rc<Shard>, listener: Arc<Listener>, socket: Socke
         loop {
             tokio::select! {
                 biased;
-                _ = draining.wait_for(|draining| *draining) => break,
+                _ = draining.wait_for(|draining| *draining), if !listener.stays_open => break,
                 stream = acceptor.accept() => seat(&shard, &listener, stream).await,
             }
             accepted += 1;
@@ -292,6 +294,7 @@ mod tests {
             names: Vec::new(),
             doors: Vec::new(),
             path_prefix: String::new(),
+            stays_open: false,
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },
             trusted_proxies: ["10.0.0.0/8".parse().unwrap()].into(),
             seats: Box::new([]),

@@ -486,8 +486,12 @@ async fn drain(shard: Rc<Shard>, over: Duration, drained: oneshot::Sender<()>) {
     // whoever came in meanwhile
     shard.act(|core| core.slots().into_iter().for_each(|slot| core.close(slot, CloseReason::Draining)));
     let finished = async {
-        while shard.tasks.get() > 0 {
+        // once at least: sockets accepted in the last moment have yet to be read
+        loop {
             tokio::time::sleep(DRAIN_STEP).await;
+            if shard.tasks.get() == 0 {
+                break;
+            }
         }
     };
     let _ = tokio::time::timeout(DRAIN_LINGER, finished).await;

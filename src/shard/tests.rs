@@ -117,6 +117,7 @@ impl Shards {
             names: Vec::new(),
             doors: vec![Arc::new(Door)],
             path_prefix: String::new(),
+            stays_open: false,
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },
             trusted_proxies: Arc::new([]),
             seats: counters(),

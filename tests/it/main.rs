@@ -1,14 +1,22 @@
 //! Black-box tests: the built server is started and spoken to in raw HTTP and WebSocket bytes.
 
+#[allow(clippy::unwrap_used, reason = "what goes wrong here ends the test that asked")]
 mod client;
 mod http;
 mod jobs;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod leaks;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod limits;
 mod player;
 mod server;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod shutdown;
 mod template;
 mod token;
 mod transcript;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod trust;
 mod websocket;
 
 /// One test for each transcript of a protocol, and one that all files of the folder are among them and can be read.
