@@ -8,6 +8,7 @@ pub mod serve;
 pub mod sources;
 pub mod token;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -37,10 +38,17 @@ enum Command {
     Token(token::Args),
     Publish(publish::Args),
     Bench(bench::BenchArgs),
-    #[command(hide = true)]
-    Master,
-    #[command(hide = true)]
-    Slave,
+    #[command(hide = true, disable_help_flag = true)]
+    Master(Anything),
+    #[command(hide = true, disable_help_flag = true)]
+    Slave(Anything),
+}
+
+/// The flags of a command that is refused whatever they are.
+#[derive(Debug, clap::Args)]
+struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _flags: Vec<OsString>,
 }
 
 /// Runs the command line of this process.
@@ -49,6 +57,9 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
+            if error.kind() == ErrorKind::UnknownArgument && has_no_command() {
+                eprintln!("\nFlags follow a command, as in `hydrant serve --config hydrant.toml`.");
+            }
             let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             return ExitCode::from(if asked_for { 0 } else { EXIT_USAGE });
         }
@@ -62,10 +73,11 @@ pub fn run() -> ExitCode {
         Command::Token(args) => token::run(args),
         Command::Publish(args) => publish::run(args),
         Command::Bench(args) => bench::run(args),
-        Command::Master | Command::Slave => {
+        Command::Master(_) | Command::Slave(_) => {
             eprintln!(
                 "error: master and slave cannot run as separate processes yet; `hydrant serve` runs both roles in \
-                 one process, each on its own listener (GUSHER_MASTER_API_LISTEN and GUSHER_API_LISTEN)"
+                 one process, each on its own listener (GUSHER_MASTER_API_LISTEN and GUSHER_API_LISTEN). It reads the \
+                 files of both: `hydrant serve -e master.env -e slave.env`"
             );
             return ExitCode::from(EXIT_USAGE);
         }
@@ -84,4 +96,9 @@ pub fn run() -> ExitCode {
             }
         },
     }
+}
+
+/// Whether the command line begins with a flag.
+fn has_no_command() -> bool {
+    std::env::args_os().nth(1).is_some_and(|first| first.as_encoded_bytes().starts_with(b"-"))
 }
