@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use ipnet::IpNet;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -96,6 +97,17 @@ impl Node {
             trusted_proxies: config.trusted_proxies.clone(),
             listeners: config.listen.iter().map(with_doors).collect(),
         })
+    }
+
+    /// Whether keys, secrets and the target of jobs are fit for use: what only their users can tell. Listens and
+    /// connects nowhere. To be called in a runtime, as [`Node::start`].
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(config: &Config) -> anyhow::Result<()> {
+        gusher(config)?;
+        jobs(config)?;
+        Ok(())
     }
 
     /// Binds every listener and starts every shard; when this returns the node serves.
@@ -220,7 +232,7 @@ fn jobs(config: &Config) -> anyhow::Result<Jobs> {
                 RemoteTarget::Redis(url) => Target::Redis(url.expose().to_owned()),
                 RemoteTarget::Http(url) => Target::Http(url.expose().to_owned()),
             };
-            Jobs::start(target, remote.timeout, remote.in_flight_max, control)?
+            Jobs::start(target, remote.timeout, remote.in_flight_max, control).context("gusher.remote")?
         }
     })
 }

@@ -136,6 +136,26 @@ fn a_file_that_is_none() {
 }
 
 #[test]
+fn what_only_its_user_can_tell_is_found_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let openssl = "openssl ecparam -name prime256v1 -genkey -noout | openssl ec -pubout -out ec.pem &&
+                   openssl genrsa 1024 | openssl rsa -pubout -out short.pem";
+    let made = run(Command::new("sh").args(["-c", openssl]).current_dir(folder.path()));
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let check = |set: &str, part: &str| {
+        for name in ["check-config", "serve", "dev"] {
+            let ended = run(&mut hydrant_in(folder.path(), &[name, "--set", set]));
+            assert_eq!((ended.code, &*ended.stdout), (CONFIG, ""), "{name} --set {set}: {}", ended.stderr);
+            contains(&ended.stderr, &[part]);
+        }
+    };
+    check("gusher.public_keys=['ec.pem']", "error: ec.pem: not an RSA key\n");
+    check("gusher.public_keys=['short.pem']", "error: short.pem: not a usable RSA key of 2048 to 8192 bits\n");
+    check("gusher.session_secret='of twenty-two letters.'", "gusher.session_secret: secrets have to have at least 32");
+    check("gusher.remote.redis='redis://127.0.0.1:99999'", "error: gusher.remote: not a Redis URL");
+}
+
+#[test]
 fn a_printed_configuration_means_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let (_, public) = openssl_pair(folder.path());

@@ -14,7 +14,8 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, ConfigError};
+use crate::config::{self, Config, ConfigError};
+use crate::node::Node;
 
 /// A flag that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -92,10 +93,23 @@ pub fn run() -> ExitCode {
             }
             None => {
                 eprintln!("error: {error:#}");
-                ExitCode::FAILURE
+                if error.is::<Unusable>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
             }
         },
     }
+}
+
+/// A configuration that reads well and cannot be used: a key that is none, say.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+struct Unusable(anyhow::Error);
+
+/// Finds out whether a node could be made of the configuration, without listening or connecting anywhere.
+fn check(config: &Config) -> anyhow::Result<()> {
+    // jobs are tied to a runtime, which here is never run
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _entered = runtime.enter();
+    Node::check(config).map_err(|error| Unusable(error).into())
 }
 
 /// Whether the command line begins with a flag.

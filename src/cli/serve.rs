@@ -42,6 +42,7 @@ pub(super) fn serve(
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    super::check(config)?;
     // every client is a file to the kernel; what the hard limit allows is what there is
     let files = rlimit::increase_nofile_limit(u64::MAX).context("cannot raise the limit on open files")?;
     tracing::debug!(files, "limit on open files");
