@@ -1,5 +1,6 @@
 //! One node: the only place that knows every part. Builds in order, drains in reverse.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -53,6 +54,26 @@ pub struct Parts {
     pub listeners: Vec<(config::Listener, Vec<Arc<dyn FrontDoor>>)>,
 }
 
+/// An address that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen on {address}: {}", in_words(reason))]
+pub struct ListenError {
+    /// Place among the listeners of [`Config::listen`] or [`Parts::listeners`].
+    pub index: usize,
+    /// The address.
+    pub address: Address,
+    /// What the kernel said.
+    pub reason: io::Error,
+}
+
+fn in_words(reason: &io::Error) -> String {
+    match reason.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there".to_owned(),
+        io::ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
+        _ => reason.to_string(),
+    }
+}
+
 impl Node {
     /// Starts a node as configured. See [`Node::launch`].
     ///
@@ -79,18 +100,32 @@ impl Node {
         })
     }
 
+    /// Whether keys, secrets and the target of jobs are fit for use: what only their users can tell. Listens and
+    /// connects nowhere. To be called in a runtime, as [`Node::start`].
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(config: &Config) -> anyhow::Result<()> {
+        gusher(config)?;
+        jobs(config)?;
+        Ok(())
+    }
+
     /// Binds every listener and starts every shard; when this returns the node serves.
     ///
     /// # Errors
-    /// An address cannot be had, or a thread cannot be started. Nothing is left running.
+    /// An address cannot be had ([`ListenError`]), or a thread cannot be started. Nothing is left running.
     pub fn launch(parts: Parts) -> anyhow::Result<Self> {
         let shards = parts.shards;
         let trusted_proxies: Arc<[IpNet]> = parts.trusted_proxies.into();
         let mut listeners = Vec::new();
         let mut sockets: Vec<Vec<(Arc<Listener>, Socket)>> = (0..shards).map(|_| Vec::new()).collect();
-        for (spec, doors) in parts.listeners {
-            let (address, bound) = bind(&spec.address, spec.unix_mode, shards)
-                .with_context(|| format!("cannot listen on {}; is another server running there?", spec.address))?;
+        for (index, (spec, doors)) in parts.listeners.into_iter().enumerate() {
+            let (address, bound) = bind(&spec.address, spec.unix_mode, shards).map_err(|reason| ListenError {
+                index,
+                address: spec.address.clone(),
+                reason,
+            })?;
             let listener = Arc::new(listener(spec, address, doors, trusted_proxies.clone(), shards));
             for (shard, socket) in bound.into_iter().enumerate() {
                 sockets[shard].push((listener.clone(), socket));
@@ -198,7 +233,7 @@ fn jobs(config: &Config) -> anyhow::Result<Jobs> {
                 RemoteTarget::Redis(url) => Target::Redis(url.expose().to_owned()),
                 RemoteTarget::Http(url) => Target::Http(url.expose().to_owned()),
             };
-            Jobs::start(target, remote.timeout, remote.in_flight_max, control)?
+            Jobs::start(target, remote.timeout, remote.in_flight_max, control).context("gusher.remote")?
         }
     })
 }

@@ -22,6 +22,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     for warning in &loaded.config.warnings {
         eprintln!("warning: {warning}");
     }
+    super::check(&loaded.config)?;
     write!(std::io::stdout(), "{}", print_effective(&loaded))?;
     Ok(())
 }

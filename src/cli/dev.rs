@@ -2,14 +2,14 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use aws_lc_rs::rand;
 
-use crate::config::{Address, Overrides, PublicKeyPem};
+use crate::config::{Address, App, Config, Door, Listener, Overrides, PublicKeyPem, Secret};
 use crate::credential::jwt::GusherClaims;
 use crate::credential::keygen::{self, RsaPair};
 use crate::node::Node;
@@ -28,19 +28,19 @@ pub struct Args {
     /// Where clients connect, such as 127.0.0.1:6001
     #[arg(long, value_name = "ADDR")]
     public: Option<String>,
-    /// Where backends push, without credentials: keep it on loopback
+    /// Where backends push, such as 127.0.0.1:6002; it asks for no credentials, so it must be on loopback
     #[arg(long, value_name = "ADDR")]
     trusted: Option<String>,
-    /// Where health and metrics are
+    /// Where health and metrics are, such as 127.0.0.1:9601
     #[arg(long, value_name = "ADDR")]
     ops: Option<String>,
-    /// An app instead of one made for this boot; repeatable
+    /// An app instead of one made for this boot; the secret may be left out. Repeatable
     #[arg(long = "app", value_name = "ID:KEY:SECRET")]
     apps: Vec<String>,
     /// The public key, a PEM file, that users' tokens are signed for, instead of a pair made for this boot
     #[arg(long, value_name = "FILE")]
     gusher_public_key: Option<PathBuf>,
-    /// Write the key pair made for this boot to this directory, instead of to the terminal
+    /// Write the key pair made for this boot to this directory, to sign tokens with
     #[arg(long, value_name = "DIR", conflicts_with = "gusher_public_key")]
     keys_dir: Option<PathBuf>,
 }
@@ -54,43 +54,56 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Some(_) => None,
         None => Some(keygen::generate_rsa()?),
     };
-    let apps = if args.apps.is_empty() { vec![generate_app()?] } else { args.apps };
-    let own_keys = args.gusher_public_key.clone();
     let overrides = Overrides {
         public: args.public,
         trusted: args.trusted,
         ops: args.ops,
-        apps,
+        apps: args.apps,
         gusher_public_key: args.gusher_public_key,
     };
-    let mut config = args.sources.load(overrides)?.config;
+    let mut loaded = args.sources.load(overrides)?;
+    let config = &mut loaded.config;
+    let index = config.apps.iter().position(|app| app.enabled);
+    let index = match index {
+        Some(index) => index,
+        None => {
+            config.apps.push(generate_app()?);
+            config.apps.len() - 1
+        }
+    };
     if let Some(pair) = &pair {
         let made = PublicKeyPem::parse(&pair.public_pem, "the key pair of this boot").map_err(anyhow::Error::msg)?;
-        config.gusher.public_keys.push(made);
+        // an app with keys of its own looks at no others
+        match &mut config.apps[index].gusher_public_keys {
+            own if !own.is_empty() => own.push(made),
+            _ => config.gusher.public_keys.push(made),
+        }
         config.warnings.retain(|warning| !warning.contains("nobody can connect"));
     }
     let key_file = match (&pair, &args.keys_dir) {
         (Some(pair), Some(dir)) => Some(write_pair(pair, dir)?),
         _ => None,
     };
-    let app = config.apps.first().context("dev needs an app")?.clone();
-    serve(&config, |node| {
-        let guide = Guide {
-            app_id: &app.id,
-            app_key: &app.key,
-            app_secret: app.secret.as_ref().map_or("", |secret| secret.expose()),
-            pair: pair.as_ref(),
-            key_file: key_file.as_deref(),
-            own_keys: own_keys.as_deref(),
-        };
+    let guide = Guide { config: &loaded.config, app: &loaded.config.apps[index], pair, key_file };
+    serve(&loaded, flag, |node| {
         // a terminal that has gone away must not end the server
         let _ = write!(std::io::stdout(), "{}", guide.text(node));
         let _ = std::io::stdout().flush();
     })
 }
 
-/// `ID:KEY:SECRET` of this boot; the id is all digits, for an SDK insists on that.
-fn generate_app() -> anyhow::Result<String> {
+/// The flag that moves a default listener.
+fn flag(listener: &Listener) -> Option<&'static str> {
+    match listener.doors[..] {
+        [Door::GusherClient] => Some("--public"),
+        [Door::GusherMaster] => Some("--trusted"),
+        [Door::Ops] => Some("--ops"),
+        _ => None,
+    }
+}
+
+/// An app of this boot; its id is all digits, for an SDK insists on that.
+fn generate_app() -> anyhow::Result<App> {
     let mut random = [0; 24];
     rand::fill(&mut random).context("no randomness")?;
     let hex = |bytes: &[u8]| {
@@ -100,16 +113,18 @@ fn generate_app() -> anyhow::Result<String> {
         })
     };
     let number = u32::from_be_bytes([random[0], random[1], random[2], random[3]]) % 900_000 + 100_000;
-    Ok(format!("{number}:{}:{}", hex(&random[4..14]), hex(&random[14..])))
+    let secret = Some(Secret::new(hex(&random[14..])));
+    Ok(App { id: number.to_string(), key: hex(&random[4..14]), secret, ..App::blank() })
 }
 
+/// Writes the pair, in place of an earlier one; returns the private key's file.
 fn write_pair(pair: &RsaPair, dir: &Path) -> anyhow::Result<PathBuf> {
     use std::os::unix::fs::OpenOptionsExt;
     let write = |name: &str, mode: u32, text: &[u8]| -> anyhow::Result<PathBuf> {
         let path = dir.join(name);
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options.write(true).create(true).truncate(true).mode(mode).open(&path)?;
-        file.write_all(text)?;
+        // a file that is there keeps its mode, and may be a link: a new one takes its place
+        let _ = std::fs::remove_file(&path);
+        std::fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(&path)?.write_all(text)?;
         Ok(path)
     };
     std::fs::create_dir_all(dir)
@@ -121,89 +136,79 @@ fn write_pair(pair: &RsaPair, dir: &Path) -> anyhow::Result<PathBuf> {
 
 /// What is printed once the server listens.
 struct Guide<'a> {
-    app_id: &'a str,
-    app_key: &'a str,
-    app_secret: &'a str,
-    pair: Option<&'a RsaPair>,
-    key_file: Option<&'a Path>,
-    own_keys: Option<&'a Path>,
+    config: &'a Config,
+    app: &'a App,
+    /// The key pair of this boot, unless the user brought a public key.
+    pair: Option<RsaPair>,
+    /// Where its private key was written.
+    key_file: Option<PathBuf>,
 }
 
 impl Guide<'_> {
     fn text(&self, node: &Node) -> String {
-        let mut out = String::from("Hydrant is running, with credentials made for this boot.\n\n");
-        let (mut public, mut trusted) = (String::new(), String::new());
+        let mut out = String::from("Hydrant is running, with credentials made for this boot. Ctrl-C ends it.\n\n");
         for listener in node.listeners() {
-            let reached = reachable(&listener.address);
             let purpose = match &*listener.names {
-                [only] if only == "gusher" => {
-                    public.clone_from(&reached);
-                    "clients connect here"
-                }
-                [only] if only == "gusher-master" => {
-                    trusted.clone_from(&reached);
-                    "backends push here; no credentials, so keep it private"
-                }
-                [only] if only == "ops" => "health and metrics",
+                [only] if only == Door::GusherClient.word() => "clients connect here",
+                [only] if only == Door::GusherMaster.word() => "backends push here, without credentials",
+                [only] if only == Door::Ops.word() => "health and metrics",
                 _ => "several doors",
             };
-            let _ = writeln!(out, "  http://{reached:<22} {purpose} ({})", listener.names.join(", "));
+            let reach = if listener.address.is_local() { "from this machine" } else { "from any machine" };
+            let url = url(&listener.address).unwrap_or_else(|| listener.address.to_string());
+            let _ = writeln!(out, "  {url:<22}  {purpose}, {reach} ({})", listener.names.join(", "));
         }
-        let _ = writeln!(
-            out,
-            "\n  app id      {}\n  app key     {}\n  app secret  {}\n",
-            self.app_id, self.app_key, self.app_secret
-        );
-        self.paste(&mut out, &public, &trusted);
+        let App { id, key, secret, .. } = self.app;
+        let secret = secret.as_ref().map_or("none", |secret| secret.expose());
+        let _ = writeln!(out, "\n  app id      {id}\n  app key     {key}\n  app secret  {secret}\n");
+        let door = |door: Door, prefix: &str| {
+            let mut listeners = node.listeners().iter().filter(|one| one.names.iter().any(|name| name == door.word()));
+            listeners.find_map(|one| Some(format!("{}{}{prefix}", url(&one.address)?, one.path_prefix)))
+        };
+        let gusher = &self.config.gusher;
+        let client = door(Door::GusherClient, &gusher.client_prefix);
+        let master = door(Door::GusherMaster, &gusher.master_prefix);
+        if let (Some(client), Some(master)) = (client, master) {
+            self.paste(&mut out, &client.replacen("http", "ws", 1), &master);
+        }
         out
     }
 
-    fn paste(&self, out: &mut String, public: &str, trusted: &str) {
-        let key = self.app_key;
+    /// The first event in three steps. `client` and `master` are URLs that end with their prefix.
+    fn paste(&self, out: &mut String, client: &str, master: &str) {
+        const SUBSCRIBE: &str = r#"{"event":"gusher.subscribe","data":{"channel":"news"}}"#;
+        let key = &self.app.key;
         let program = std::env::args().next().unwrap_or_else(|| "hydrant".to_owned());
-        out.push_str("1. Sign a token for a user (your backend will do this with the private key):\n\n");
-        match (self.pair, self.key_file, self.own_keys) {
-            (Some(_), Some(path), _) => {
-                let path = path.display();
-                let _ = writeln!(
-                    out,
-                    "TOKEN=$({program} token gusher --key {path} --app {key} --user alice --channel '*')\n"
-                );
-            }
-            (Some(pair), None, _) => {
-                let _ = writeln!(
-                    out,
-                    "TOKEN=$({program} token gusher --key - --app {key} --user alice --channel '*' <<'PEM'\n{}\nPEM\n)\n",
-                    pair.private_pem.trim_end()
-                );
-            }
-            (None, _, path) => {
-                let path = path.map(|path| path.display().to_string()).unwrap_or_default();
-                let _ = writeln!(
-                    out,
-                    "TOKEN=$({program} token gusher --key PRIVATE_KEY_OF_{path} --app {key} --user alice --channel '*')\n"
-                );
-            }
-        }
+        let ready = self.pair.as_ref().and_then(|pair| ready_token(pair, key));
+        let sign =
+            |path: &str| format!("$({program} token gusher --key {path} --app {key} --user alice --channel '*')");
+        let (token, why) = match (&ready, &self.key_file) {
+            (Some(_), Some(path)) => (sign(&path.display().to_string()), ""),
+            (Some(token), None) => (token.clone(), "; --keys-dir DIR gives you that key"),
+            (None, _) => (sign("PRIVATE_KEY.pem"), ""),
+        };
         let _ = writeln!(
             out,
-            "2. Connect and subscribe, in a second terminal or in a browser's console:\n\n\
-             echo '{{\"event\":\"gusher.subscribe\",\"data\":{{\"channel\":\"news\"}}}}' | \
-             websocat -n \"ws://{public}/gcs/ws/{key}?token=$TOKEN\"\n"
+            "Paste into a second terminal:\n\n\
+             1. A token for the user alice. Your backend will sign such tokens with its private key{why}.\n\n\
+             TOKEN={token}\n\n\
+             2. Connect, and subscribe to the channel \"news\".\n\n\
+             echo '{SUBSCRIBE}' | websocat -n \"{client}ws/{key}?token=$TOKEN\"\n"
         );
-        if let Some(token) = self.pair.and_then(|pair| ready_token(pair, key)) {
+        if let Some(token) = ready {
             let _ = writeln!(
                 out,
-                "const socket = new WebSocket(\"ws://{public}/gcs/ws/{key}?token={token}\");\n\
-                 socket.onopen = () => socket.send('{{\"event\":\"gusher.subscribe\",\"data\":{{\"channel\":\"news\"}}}}');\n\
+                "   Or in a browser: open about:blank, and paste into its console:\n\n\
+                 const socket = new WebSocket(\"{client}ws/{key}?token={token}\");\n\
+                 socket.onopen = () => socket.send('{SUBSCRIBE}');\n\
                  socket.onmessage = (message) => console.log(message.data);\n"
             );
         }
         let _ = writeln!(
             out,
-            "3. Push, and see it arrive:\n\n\
-             curl -d 'data={{\"hello\":\"world\"}}' http://{trusted}/api/push/{key}/news/greeting\n\
-             {program} publish --url http://{trusted}/api/ --app {key} news greeting '{{\"hello\":\"world\"}}'\n"
+            "3. In a third terminal, push an event, and see it arrive. Either of:\n\n\
+             curl -d 'data={{\"hello\":\"world\"}}' '{master}push/{key}/news/greeting'\n\
+             {program} publish --url '{master}' --app {key} news greeting '{{\"hello\":\"world\"}}'\n"
         );
     }
 }
@@ -220,12 +225,13 @@ fn ready_token(pair: &RsaPair, app_key: &str) -> Option<String> {
     keygen::sign(pair.private_pem.as_bytes(), "the key pair of this boot", &claims, now_unix_s + TOKEN_TTL_S).ok()
 }
 
-/// How a program on this machine reaches a listener.
-fn reachable(address: &Address) -> String {
-    match address {
-        Address::Tcp(address) if address.ip().is_unspecified() => {
-            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()).to_string()
-        }
-        other => other.to_string(),
-    }
+/// How a program on this machine reaches a TCP listener.
+fn url(address: &Address) -> Option<String> {
+    let Address::Tcp(address) = address else { return None };
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    Some(format!("http://{}", SocketAddr::new(ip, address.port())))
 }

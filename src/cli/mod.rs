@@ -8,12 +8,14 @@ pub mod serve;
 pub mod sources;
 pub mod token;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, ConfigError};
+use crate::config::{self, Config, ConfigError};
+use crate::node::Node;
 
 /// A flag that cannot be used (`EX_USAGE` of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -37,10 +39,17 @@ enum Command {
     Token(token::Args),
     Publish(publish::Args),
     Bench(bench::BenchArgs),
-    #[command(hide = true)]
-    Master,
-    #[command(hide = true)]
-    Slave,
+    #[command(hide = true, disable_help_flag = true)]
+    Master(Anything),
+    #[command(hide = true, disable_help_flag = true)]
+    Slave(Anything),
+}
+
+/// The flags of a command that is refused whatever they are.
+#[derive(Debug, clap::Args)]
+struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    _flags: Vec<OsString>,
 }
 
 /// Runs the command line of this process.
@@ -49,6 +58,9 @@ pub fn run() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print();
+            if error.kind() == ErrorKind::UnknownArgument && has_no_command() {
+                eprintln!("\nFlags follow a command, as in `hydrant serve --config hydrant.toml`.");
+            }
             let asked_for = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             return ExitCode::from(if asked_for { 0 } else { EXIT_USAGE });
         }
@@ -62,10 +74,11 @@ pub fn run() -> ExitCode {
         Command::Token(args) => token::run(args),
         Command::Publish(args) => publish::run(args),
         Command::Bench(args) => bench::run(args),
-        Command::Master | Command::Slave => {
+        Command::Master(_) | Command::Slave(_) => {
             eprintln!(
                 "error: master and slave cannot run as separate processes yet; `hydrant serve` runs both roles in \
-                 one process, each on its own listener (GUSHER_MASTER_API_LISTEN and GUSHER_API_LISTEN)"
+                 one process, each on its own listener (GUSHER_MASTER_API_LISTEN and GUSHER_API_LISTEN). It reads the \
+                 files of both: `hydrant serve -e master.env -e slave.env`"
             );
             return ExitCode::from(EXIT_USAGE);
         }
@@ -80,8 +93,26 @@ pub fn run() -> ExitCode {
             }
             None => {
                 eprintln!("error: {error:#}");
-                ExitCode::FAILURE
+                if error.is::<Unusable>() { ExitCode::from(EXIT_CONFIG) } else { ExitCode::FAILURE }
             }
         },
     }
+}
+
+/// A configuration that reads well and cannot be used: a key that is none, say.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+struct Unusable(anyhow::Error);
+
+/// Finds out whether a node could be made of the configuration, without listening or connecting anywhere.
+fn check(config: &Config) -> anyhow::Result<()> {
+    // jobs are tied to a runtime, which here is never run
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let _entered = runtime.enter();
+    Node::check(config).map_err(|error| Unusable(error).into())
+}
+
+/// Whether the command line begins with a flag.
+fn has_no_command() -> bool {
+    std::env::args_os().nth(1).is_some_and(|first| first.as_encoded_bytes().starts_with(b"-"))
 }

@@ -255,6 +255,13 @@ pub struct Loaded {
     origins: BTreeMap<String, Origin>,
 }
 
+impl Loaded {
+    /// Where the value of a dotted path comes from, as in `hydrant.toml:12`, `--set` or `default`.
+    pub fn origin(&self, path: &str) -> String {
+        self.origins.get(path).unwrap_or(&Origin::Default).to_string()
+    }
+}
+
 /// Runs the parsers of configuration files over `text`: as TOML, as YAML, as a file of variables. For fuzz targets.
 pub fn fuzz(text: &str) {
     let source = Arc::new(tree::SourceText { name: "fuzz".into(), text: text.to_owned() });

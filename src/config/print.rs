@@ -25,10 +25,6 @@ struct Printing<'a> {
 }
 
 impl Printing<'_> {
-    fn origin(&self, path: &str) -> String {
-        self.loaded.origins.get(path).map_or_else(|| "default".into(), ToString::to_string)
-    }
-
     /// Writes a table: `header` in its brackets.
     fn within(&mut self, header: &str, path: String, body: impl FnOnce(&mut Self)) {
         if !self.text.is_empty() {
@@ -52,7 +48,7 @@ impl Printing<'_> {
     /// Writes a key down; whether it has a value.
     fn write<T: Setting>(&mut self, name: &str, value: &T) -> bool {
         let Some(value) = value.write() else { return false };
-        let origin = self.origin(&self.path_of(name));
+        let origin = self.loaded.origin(&self.path_of(name));
         self.line(&format!("{name} = {value}  # {origin}"));
         true
     }
@@ -73,11 +69,11 @@ impl Walk for Printing<'_> {
     fn list<T>(&mut self, name: &'static str, items: &mut Vec<T>, _: impl Fn() -> T, body: impl Fn(&mut Self, &mut T)) {
         let path = self.path_of(name);
         if items.is_empty() {
-            self.text.push_str(&format!("\n# no [[{path}]]  # {}\n", self.origin(&path)));
+            self.text.push_str(&format!("\n# no [[{path}]]  # {}\n", self.loaded.origin(&path)));
         }
         for (index, item) in items.iter_mut().enumerate() {
             let item_path = format!("{path}[{index}]");
-            let header = format!("[[{path}]]  # {}", self.origin(&item_path));
+            let header = format!("[[{path}]]  # {}", self.loaded.origin(&item_path));
             self.within(&header, item_path, |printing| body(printing, item));
         }
     }
