@@ -161,7 +161,7 @@ fn an_address_in_use_is_said_and_nothing_is_started() {
     let output = run(&["serve", "--config", config.to_str().unwrap()]);
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains(&format!("error: cannot listen on {address}; is another server running there?")), "{told}");
+    assert!(told.contains(&format!("error: cannot listen on {address}: another program listens there")), "{told}");
     assert!(!told.contains("listening"), "{told}");
     assert!(!socket.exists(), "the first listener's socket is left");
 }

@@ -21,6 +21,9 @@ pub struct Tokens {
     session_ttl: Duration,
 }
 
+/// Keys as they are given: PEM, and where it comes from, for messages.
+pub type Pems<'a> = Vec<(&'a [u8], &'a str)>;
+
 /// Why a WebSocket handshake was not let in; the words are gusher's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum TokenError {
@@ -38,14 +41,14 @@ impl Tokens {
     /// # Errors
     /// A key is not what it should be; the text names its origin.
     pub fn new<'a>(
-        apps: impl IntoIterator<Item = (&'a str, Option<Vec<(&'a [u8], &'a str)>>)>,
+        apps: impl IntoIterator<Item = (&'a str, Option<Pems<'a>>)>,
         common: &[(&[u8], &str)],
         open: bool,
         session: SessionKey,
         session_ttl: Duration,
     ) -> Result<Self, KeyError> {
-        let keys = |(app, pems): (&str, Option<Vec<(&[u8], &str)>>)| {
-            let or_common = |pems: Vec<_>| PublicKeys::from_pems(if pems.is_empty() { common } else { &pems });
+        let keys = |(app, pems): (&str, Option<Pems<'_>>)| {
+            let or_common = |pems: Pems<'_>| PublicKeys::from_pems(if pems.is_empty() { common } else { &pems });
             Ok((AppKey::from(app), pems.map(or_common).transpose()?))
         };
         Ok(Self {
