@@ -39,8 +39,8 @@ pub struct Limits {
     /// Accepted sockets of one listener that are not (yet) client connections: requests, keep-alive, handshakes. Beyond
     /// it: closed at once.
     pub http_connections_max: usize,
-    /// Bytes waiting for one connection to read them. Beyond it: the connection is closed and counted. One frame may
-    /// be larger, if it is alone.
+    /// Bytes waiting for one connection to read them. Beyond it: the connection is closed and counted. One frame, or one
+    /// batch of a channel's events joined for all its subscribers (256 KiB at most), may be larger, if it is alone.
     pub outbox_bytes_max: usize,
     /// Bytes of events alive in this node's memory, shared ones counted once. Beyond it: connections that lag behind
     /// are closed as they are sent more.

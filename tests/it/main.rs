@@ -8,6 +8,7 @@ mod jobs;
 mod leaks;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod limits;
+mod operations;
 mod player;
 mod server;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
