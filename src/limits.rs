@@ -10,7 +10,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Client message, after joining fragments, in bytes. Beyond it: close 1009.
     pub command_bytes_max: usize,
-    /// HTTP request body, in bytes. Beyond it: 413, and the connection is closed.
+    /// HTTP request body, in bytes; where a client hands in its token, `header_bytes_max` if that is less. Beyond it:
+    /// 413, and the connection is closed.
     pub body_bytes_max: usize,
     /// HTTP request line and headers together, in bytes (8,192 at least), and 100 headers. Beyond it: 431, and the
     /// connection is closed.

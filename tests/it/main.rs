@@ -41,6 +41,7 @@ transcripts! { gusher:
     add_channel
     app_keys
     auth
+    auth_body
     auth_errors
     bad_commands
     channels
