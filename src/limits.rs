@@ -10,7 +10,8 @@ use std::time::Duration;
 pub struct Limits {
     /// Client message, after joining fragments, in bytes. Beyond it: close 1009.
     pub command_bytes_max: usize,
-    /// HTTP request body, in bytes. Beyond it: 413, and the connection is closed.
+    /// HTTP request body, in bytes; where a client hands in its token, `header_bytes_max` if that is less. Beyond it:
+    /// 413, and the connection is closed.
     pub body_bytes_max: usize,
     /// HTTP request line and headers together, in bytes (8,192 at least), and 100 headers. Beyond it: 431, and the
     /// connection is closed.
@@ -39,8 +40,8 @@ pub struct Limits {
     /// Accepted sockets of one listener that are not (yet) client connections: requests, keep-alive, handshakes. Beyond
     /// it: closed at once.
     pub http_connections_max: usize,
-    /// Bytes waiting for one connection to read them. Beyond it: the connection is closed and counted. One frame may
-    /// be larger, if it is alone.
+    /// Bytes waiting for one connection to read them. Beyond it: the connection is closed and counted. One frame, or one
+    /// batch of a channel's events joined for all its subscribers (256 KiB at most), may be larger, if it is alone.
     pub outbox_bytes_max: usize,
     /// Bytes of events alive in this node's memory, shared ones counted once. Beyond it: connections that lag behind
     /// are closed as they are sent more.

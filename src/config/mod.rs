@@ -153,7 +153,7 @@ pub enum RemoteTarget {
 /// How the node ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shutdown {
-    /// How long connections get to end by themselves.
+    /// Over how long clients are closed.
     pub grace: Duration,
 }
 

@@ -1,5 +1,6 @@
 //! The ops listener: Prometheus metrics, health and build info.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
@@ -12,7 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::core::{Answer, CloseReason, Query, Rejection, Stats, TURN_BUCKETS_US};
+use crate::core::{Answer, AppKey, CloseReason, Query, Rejection, Stats, TURN_BUCKETS_US};
 use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{self, Exchange, NOT_FOUND, Response};
 
@@ -49,18 +50,14 @@ async fn metrics(exchange: &Exchange) -> Response {
         return http::text(StatusCode::SERVICE_UNAVAILABLE, "a shard does not answer\n");
     };
     let shared = exchange.shard.shared();
-    let connections_of_apps = shared
-        .node
-        .admission
-        .per_app()
-        .into_iter()
-        .filter(|(app, _)| shared.node.apps.contains(app))
-        .map(|(app, count)| (app.as_str().to_owned(), count as u64))
-        .collect();
+    let per_app: HashMap<AppKey, usize> = shared.node.admission.per_app().into_iter().collect();
+    let count = |app: &AppKey| per_app.get(app).map_or(0, |count| *count as u64);
+    let connections_of_apps = shared.node.apps.iter().map(|app| (app.as_str().to_owned(), count(app))).collect();
     let scrape = Scrape {
         stats: *stats,
         connections_of_apps,
         event_bytes: shared.node.ledger.bytes() as u64,
+        backlog_bytes: shared.node.backlog.iter().map(|bytes| bytes.load(Ordering::Relaxed) as u64).sum(),
         http_connections: shared.http_connections.load(Ordering::Relaxed) as u64,
     };
     let mut registry = Registry::with_prefix("hydrant");
@@ -78,6 +75,7 @@ struct Scrape {
     stats: Stats,
     connections_of_apps: Vec<(String, u64)>,
     event_bytes: u64,
+    backlog_bytes: u64,
     http_connections: u64,
 }
 
@@ -89,7 +87,13 @@ impl Collector for Scrape {
             ("subscriptions", "Connection and channel pairs alive", stats.subscriptions),
             ("channels", "Channels with a subscriber", stats.channels),
             ("users", "Distinct users connected", stats.users),
+            (
+                "outbox_bytes",
+                "Bytes waiting for connections to read them, shared ones counted for each",
+                stats.outbox_bytes,
+            ),
             ("outbox_frames_bytes", "Encoded events in memory, shared ones counted once", self.event_bytes),
+            ("backlog_bytes", "Events accepted and not yet fanned out", self.backlog_bytes),
             ("http_connections", "Sockets that are not client connections", self.http_connections),
         ] {
             let gauge = ConstGauge::new(value as i64);

@@ -47,8 +47,8 @@ pub struct Exchange {
 /// Why a body was not read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BodyError {
-    /// Over `body_bytes_max`.
-    TooLarge,
+    /// Over a limit: its bytes and its name.
+    TooLarge(usize, &'static str),
     /// Not there after `request_timeout`.
     Late,
     /// The client went away, or sent something that is no body.
@@ -57,10 +57,10 @@ pub enum BodyError {
 
 impl BodyError {
     /// What the client is told, in plain text; the connection ends with it.
-    pub fn response(self, bytes_max: usize) -> Response {
+    pub fn response(self) -> Response {
         let (status, words) = match self {
-            BodyError::TooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {bytes_max} bytes (limits.body_bytes_max)\n"))
+            BodyError::TooLarge(bytes_max, limit) => {
+                (StatusCode::PAYLOAD_TOO_LARGE, format!("the body is over {bytes_max} bytes (limits.{limit})\n"))
             }
             BodyError::Late => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time\n".to_owned()),
             BodyError::Broken => (StatusCode::BAD_REQUEST, "the body could not be read\n".to_owned()),
@@ -77,22 +77,41 @@ impl Exchange {
         self.request.uri().query().unwrap_or("")
     }
 
-    /// Reads the whole body.
+    /// Reads the whole body, up to `body_bytes_max`.
     ///
     /// # Errors
     /// See [`BodyError`].
     pub async fn body(&mut self) -> Result<Bytes, BodyError> {
+        self.body_up_to(self.shard.shared().node.limits.body_bytes_max, "body_bytes_max").await
+    }
+
+    /// Reads the body of somebody of whom nothing is known yet. It holds a token, which must fit into a request line
+    /// later: up to `header_bytes_max`, for what is held for all strangers together must stay small.
+    ///
+    /// # Errors
+    /// See [`BodyError`].
+    pub async fn body_of_stranger(&mut self) -> Result<Bytes, BodyError> {
+        let limits = &self.shard.shared().node.limits;
+        if limits.header_bytes_max < limits.body_bytes_max {
+            self.body_up_to(limits.header_bytes_max, "header_bytes_max").await
+        } else {
+            self.body().await
+        }
+    }
+
+    async fn body_up_to(&mut self, bytes_max: usize, limit: &'static str) -> Result<Bytes, BodyError> {
+        let too_large = BodyError::TooLarge(bytes_max, limit);
         let limits = &self.shard.shared().node.limits;
         let body = self.request.body_mut();
-        if body.size_hint().lower() > limits.body_bytes_max as u64 {
-            return Err(BodyError::TooLarge);
+        if body.size_hint().lower() > bytes_max as u64 {
+            return Err(too_large);
         }
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }
-        match tokio::time::timeout(limits.request_timeout, Limited::new(body, limits.body_bytes_max).collect()).await {
+        match tokio::time::timeout(limits.request_timeout, Limited::new(body, bytes_max).collect()).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(BodyError::TooLarge),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
             Ok(Err(_)) => Err(BodyError::Broken),
             Err(_) => Err(BodyError::Late),
         }

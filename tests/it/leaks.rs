@@ -62,7 +62,8 @@ fn nothing_is_left_of_two_thousand_clients() {
             scope.spawn(move || come_and_go(server, number));
         }
     });
-    let gauges = ["connections", "subscriptions", "channels", "users", "outbox_frames_bytes"];
+    let gauges =
+        ["connections", "subscriptions", "channels", "users", "outbox_bytes", "outbox_frames_bytes", "backlog_bytes"];
     eventually("every gauge is 0", || {
         let metrics = metrics(&server);
         // the scrape itself is a socket

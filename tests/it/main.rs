@@ -8,6 +8,7 @@ mod jobs;
 mod leaks;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod limits;
+mod operations;
 mod player;
 mod server;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -40,6 +41,7 @@ transcripts! { gusher:
     add_channel
     app_keys
     auth
+    auth_body
     auth_errors
     bad_commands
     channels

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::core::{AppKey, Assignment, ChannelName, ConnectionId, Event, Query, Rejection, UserId};
 use crate::credential::jwt::ClockPolicy;
 use crate::protocol::GUSHER;
-use crate::shard::http::{Exchange, Response};
+use crate::shard::http::{BodyError, Exchange, Response};
 use crate::shard::ws::codec;
 
 use super::Gusher;
@@ -39,7 +39,7 @@ pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) 
     match (&*segments, method) {
         (["auth"], Method::POST) => reply::for_any_origin(auth(gusher, &mut exchange).await),
         (["ws" | "wtf", app], Method::GET) => {
-            let token = Form::new(exchange.request.headers(), b"", exchange.query()).get("token");
+            let token = form(&exchange, b"").get("token");
             gusher.connect(exchange, app, &token, ClockPolicy::RefuseFutureIat).await
         }
         (["ping"], Method::GET) => reply::plain("pong"),
@@ -50,9 +50,9 @@ pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) 
 
 async fn auth(gusher: &Gusher, exchange: &mut Exchange) -> Response {
     let unix_s = exchange.shard.unix_s();
-    match field(exchange, "jwt").await {
-        Err(response) => response,
-        Ok(jwt) => match gusher.tokens.exchange(&jwt, unix_s) {
+    match exchange.body_of_stranger().await {
+        Err(error) => error.response(),
+        Ok(body) => match gusher.tokens.exchange(&form(exchange, &body).get("jwt"), unix_s) {
             Some(token) => reply::json(format!("{{\"token\":{}}}\n", json::string(&token))),
             None => reply::client_error(StatusCode::UNAUTHORIZED, "jwt decode fail\n"),
         },
@@ -165,10 +165,13 @@ async fn field(exchange: &mut Exchange, name: &str) -> Result<String, Response> 
 }
 
 async fn fields<const N: usize>(exchange: &mut Exchange, names: [&str; N]) -> Result<[String; N], Response> {
-    let body =
-        exchange.body().await.map_err(|error| error.response(exchange.shard.shared().node.limits.body_bytes_max))?;
-    let form = Form::new(exchange.request.headers(), &body, exchange.query());
+    let body = exchange.body().await.map_err(BodyError::response)?;
+    let form = form(exchange, &body);
     Ok(names.map(|name| form.get(name)))
+}
+
+fn form<'a>(exchange: &'a Exchange, body: &'a [u8]) -> Form<'a> {
+    Form::new(exchange.request.headers(), body, exchange.query())
 }
 
 /// Checks an event's name and makes the event.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::core::{Answer, AppKey, ChannelName, Query};
 use crate::credential::jwt::ClockPolicy;
-use crate::shard::http::{Exchange, Response};
+use crate::shard::http::{BodyError, Exchange, Response};
 
 use super::Gusher;
 use super::dialect::event_text;
@@ -51,7 +51,7 @@ pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) 
 }
 
 async fn auth(gusher: &Gusher, exchange: &mut Exchange) -> Called {
-    let body = body(exchange).await?;
+    let body = exchange.body_of_stranger().await.map_err(BodyError::response)?;
     let jwt = Object::first(&body)
         .and_then(|body| json::optional_string(body.get_any_case("jwt")))
         .ok_or_else(|| reply::client_error(StatusCode::BAD_REQUEST, "body decode fail\n"))?;
@@ -118,8 +118,7 @@ async fn of_app(gusher: &Gusher, exchange: Exchange, app: AppKey, call: &[&str],
 }
 
 async fn body(exchange: &mut Exchange) -> Result<Bytes, Response> {
-    let bytes_max = exchange.shard.shared().node.limits.body_bytes_max;
-    exchange.body().await.map_err(|error| error.response(bytes_max))
+    exchange.body().await.map_err(BodyError::response)
 }
 
 fn wrong_body() -> Response {

@@ -1,0 +1,51 @@
+//! What an operator sees is what the documentation says.
+
+use std::collections::BTreeSet;
+
+use crate::client::{connect, get, metric, metrics, start};
+
+const DOCUMENT: &str = include_str!("../../docs/operations.md");
+
+/// The first cell of each row that names such a thing in code.
+fn documented(prefix: &str) -> BTreeSet<String> {
+    let cells = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" | "));
+    let names = cells.flat_map(|(cell, _)| cell.split(", ").map(|name| name.trim_matches('`').to_owned()));
+    names.filter(|name| name.starts_with(prefix)).collect()
+}
+
+#[test]
+fn every_metric_is_documented_and_of_its_kind() {
+    let server = start(&[("apps", "[{id = \"a\", key = \"a\"}]")]);
+    let response = get(server.addresses.ops, "/metrics");
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    assert_eq!(response.header("Content-Type"), Some(kind));
+    let text = String::from_utf8(response.body).unwrap();
+    let told: BTreeSet<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .map(|(name, kind)| match kind {
+            "counter" => format!("{name}_total"),
+            "info" => format!("{name}_info"),
+            _ => name.to_owned(),
+        })
+        .collect();
+    assert_eq!(told, documented("hydrant_"));
+    for (name, kind) in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')) {
+        let row = DOCUMENT.lines().find(|line| line.starts_with(&format!("| `{name}"))).unwrap();
+        assert!(row.contains(&format!(" | {kind} | ")), "{name} is a {kind}");
+    }
+    // the last bucket of a histogram holds all
+    let metrics = metrics(&server);
+    assert_eq!(metrics["turn_seconds_bucket{le=\"+Inf\"}"], metrics["turn_seconds_count"]);
+    for (family, label) in [("connections_closed_total", "client"), ("rejections_total", "not_permitted")] {
+        let begin = format!("{family}{{reason=\"");
+        let reasons = metrics.keys().filter_map(|name| name.strip_prefix(&begin)?.strip_suffix("\"}"));
+        let known = documented("");
+        let missing: Vec<&str> = reasons.filter(|reason| !known.contains(*reason)).collect();
+        assert!(missing.is_empty() && known.contains(label), "{family}: {missing:?}");
+    }
+    assert_eq!(metrics["app_connections{app=\"a\"}"], 0.0);
+    let socket = connect(&server, "u1");
+    assert_eq!(metric(&server, "app_connections{app=\"a\"}"), 1.0);
+    drop(socket);
+}
