@@ -140,7 +140,8 @@ fn readme_behind_nginx() {
         fs::write(folder.join("hydrant.toml"), readme("hydrant.toml")).unwrap();
         succeeds(&mut bash(folder, "target/release/hydrant check-config --config hydrant.toml"));
         let serve = "exec target/release/hydrant serve --config hydrant.toml";
-        let mut server = Server::start(&mut bash(folder, serve), 3);
+        // an end that the client wants is a line at this level
+        let mut server = Server::start(bash(folder, serve).env("HYDRANT_LOG__LEVEL", "hydrant=debug"), 3);
 
         let nginx = format!(
             "daemon off; master_process off; pid nginx.pid; error_log stderr notice;\nevents {{}}\nhttp {{ access_log off;\n\
