@@ -67,7 +67,7 @@ impl Default for Limits {
         Self {
             command_bytes_max: 512,
             body_bytes_max: 10 << 20,
-            header_bytes_max: 16 << 10,
+            header_bytes_max: 64 << 10,
             channel_name_bytes_max: 255,
             event_name_bytes_max: 255,
             user_id_bytes_max: 255,

@@ -236,7 +236,8 @@ impl App {
 pub struct Sources {
     /// The configuration file: `.toml`, `.yaml` or `.yml`.
     pub file: Option<PathBuf>,
-    /// Environment variables; those that begin with `HYDRANT_` count, except `HYDRANT_CONFIG`.
+    /// Environment variables; those that begin with `HYDRANT_` count, except `HYDRANT_CONFIG` and
+    /// `HYDRANT_PUBLISH_TOKEN`.
     pub env: Vec<(String, String)>,
     /// Environment variables; those that begin with `GUSHER_` count.
     pub legacy_env: Vec<(String, String)>,

@@ -366,9 +366,6 @@ fn warnings() {
     check("", &["there are no apps"]);
     check("apps = [{id = 'a', key = 'k'}]", &["nobody can connect to app a through gusher"]);
     check("apps = [{id = 'a', key = 'k', enabled = false}]", &[]);
-    let keyed =
-        format!("apps = [{{id = 'a', key = 'k'}}]\n[gusher]\npublic_keys = ['''{PEM}''']\nsession_secret = 'x'");
-    check(&keyed, &["gusher.session_secret has fewer than 16 bytes"]);
 }
 
 #[test]
@@ -570,6 +567,21 @@ fn a_gusher_deployment_starts_unchanged() {
     let effective = effective(&sources);
     assert_eq!(line(&effective, "command_bytes_max"), "command_bytes_max = 1024  # GUSHER_RECEIVE_MAX_MESSAGE_SIZE");
     assert_eq!(line(&effective, "address"), "address = \"0.0.0.0:8888\"  # GUSHER_API_LISTEN");
+}
+
+#[test]
+fn a_prefix_that_takes_everything_comes_last() {
+    #[track_caller]
+    fn check(doors: &str, problems: usize) {
+        let text = format!(
+            "[gusher]\nmaster_prefix = '/'\n[[listen]]\naddress = '127.0.0.1:1'\ntrusted = true\ndoors = {doors}\n"
+        );
+        let files = Files::new(&[("h.toml", &text)]);
+        let loaded = load(&Sources { file: Some(files.path("h.toml")), ..Sources::default() });
+        assert_eq!(loaded.map_or_else(|error| error.problem_count(), |_| 0), problems);
+    }
+    check("['gusher', 'gusher-master']", 0);
+    check("['gusher-master', 'gusher']", 1);
 }
 
 #[test]

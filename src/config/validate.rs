@@ -119,6 +119,20 @@ fn prefixes(config: &Config, found: &mut Findings) {
             found.problem(path, "/v1/ is taken by gusher's v3 API, which every gusher door serves");
         }
     }
+    for (path, prefix, door) in [
+        ("gusher.client_prefix", &gusher.client_prefix, Door::GusherClient),
+        ("gusher.master_prefix", &gusher.master_prefix, Door::GusherMaster),
+    ] {
+        let hides_others =
+            |listener: &Listener| listener.doors[..].split_last().is_some_and(|(_, all)| all.contains(&door));
+        if prefix == "/"
+            && let Some(index) = config.listen.iter().position(hides_others)
+        {
+            let message =
+                format!("/ leaves nothing to the doors behind {:?} in listen[{index}]: name it last", door.word());
+            found.problem(path, message);
+        }
+    }
     let serves_both = |listener: &Listener| {
         listener.doors.contains(&Door::GusherClient) && listener.doors.contains(&Door::GusherMaster)
     };
@@ -171,19 +185,11 @@ fn app_name(path: &str, index: usize, what: &str, apps: &[App], of: fn(&App) -> 
 }
 
 fn gusher(config: &Config, found: &mut Findings) {
-    /// Below this, a secret can be found by trying.
-    const SECRET_BYTES_MIN: usize = 16;
     let gusher = &config.gusher;
     if gusher.open_apps && gusher.public_keys.is_empty() && found.is_sound("gusher.public_keys") {
         let message = "every app that a verified token names is open, but nothing verifies tokens: give \
                        `gusher.public_keys`";
         found.problem("gusher.open_apps", message);
-    }
-    if gusher.session_secret.as_ref().is_some_and(|secret| secret.expose().len() < SECRET_BYTES_MIN) {
-        found.warnings.push(format!(
-            "gusher.session_secret has fewer than {SECRET_BYTES_MIN} bytes, so that it can be guessed: use the output \
-             of `openssl rand -base64 32`"
-        ));
     }
     match gusher.remote.as_ref().map(|remote| &remote.target) {
         None => {

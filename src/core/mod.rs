@@ -237,7 +237,7 @@ impl Core {
             pinged_ms: None,
         });
         self.stats.connections_opened += 1;
-        self.wheel.add(id.slot, id.nonce, self.now_ms + self.first_look_ms(id.nonce));
+        self.wheel.add(id.slot, self.now_ms + self.first_look_ms(id.nonce));
         if user.as_str().is_empty() {
             self.receive_registered(id);
         } else {
@@ -302,20 +302,24 @@ impl Core {
         let Some(connection) = self.connections.get(slot as usize) else { return };
         debug_assert!(!connection.is_busy(), "one command in flight per connection");
         let app = connection.permit.app().clone();
+        let limit = self.node.limits.subscriptions_per_connection_max;
         let (mut wanted, mut held): (Vec<ChannelName>, Vec<ChannelName>) =
-            (Vec::with_capacity(grants.len()), Vec::new());
+            (Vec::with_capacity(grants.len().min(limit)), Vec::new());
         for channel in grants.into_iter().map(Grant::into_channel) {
             if self.is_subscribed(connection, &app, &channel) {
                 held.push(channel);
             } else if !wanted.contains(&channel) {
                 wanted.push(channel);
             }
+            if connection.subscriptions.len() + wanted.len() > limit {
+                break; // however many more there are
+            }
         }
         if wanted.is_empty() {
             self.effects.push(Effect::Outcome(slot, Outcome::Subscribed));
             return;
         }
-        if connection.subscriptions.len() + wanted.len() > self.node.limits.subscriptions_per_connection_max {
+        if connection.subscriptions.len() + wanted.len() > limit {
             let refused = self.rejected(Rejection::TooManySubscriptions);
             self.effects.push(Effect::Outcome(slot, Outcome::Refused(refused)));
             return;
@@ -392,6 +396,9 @@ impl Core {
     }
 
     /// Publishes to every channel of the app whose name the pattern finds; answered with their number.
+    ///
+    /// Answered [`Answer::Refused`] when a home found so many channels that their copies of the event together are more
+    /// than `backlog_bytes_max`; other homes may have published to theirs.
     ///
     /// # Errors
     /// A shard is behind by more than `backlog_bytes_max`.
@@ -514,8 +521,8 @@ impl Core {
     /// Moves time on: pings the silent, closes the dead. Time never runs backwards.
     pub fn tick(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
-        for (slot, nonce) in self.wheel.take_due(self.now_ms) {
-            self.look_at(slot, nonce);
+        for slot in self.wheel.take_due(self.now_ms) {
+            self.look_at(slot);
         }
     }
 
@@ -668,24 +675,10 @@ impl Core {
             }
             Letter::Publish { app, channel, event, except } => {
                 self.repay(event.weight());
-                self.count_event(&app);
-                if let Some(home) = self.channels.get(&app, &channel) {
-                    let deliver = prepare(&self.node, home, &app, &channel, &event, except);
-                    self.deliver(deliver);
-                }
+                self.publish_here(&app, &channel, &event, except);
             }
             Letter::PublishMatching { ticket, app, pattern, event } => {
-                let mut all = Vec::new();
-                for (channel, home) in self.channels.app(&app) {
-                    if pattern.is_match(channel.as_str()) {
-                        all.push(prepare(&self.node, home, &app, channel, &event, None));
-                    }
-                }
-                let answer = Answer::Count(all.len() as u64);
-                for deliver in all {
-                    self.count_event(&app);
-                    self.deliver(deliver);
-                }
+                let answer = self.publish_matching_here(&app, &pattern, &event);
                 self.answer(ticket, Part::Home { answer, more: 0 });
             }
             Letter::Deliver { app, channel, frames, weight, except } => {
@@ -893,6 +886,30 @@ impl Core {
         self.node.backlog[usize::from(self.shard)].fetch_sub(bytes, Ordering::Relaxed);
     }
 
+    /// Publishes to every channel at home here whose name the pattern finds; to none of them, if all their copies of the
+    /// event together are more than `backlog_bytes_max`.
+    fn publish_matching_here(&mut self, app: &AppKey, pattern: &Regex, event: &Event) -> Answer {
+        let found = |(channel, _): &(&ChannelName, &ChannelHome)| pattern.is_match(channel.as_str());
+        let matching: Vec<ChannelName> =
+            self.channels.app(app).filter(found).map(|(channel, _)| channel.clone()).collect();
+        if matching.len().saturating_mul(event.weight()) > self.node.limits.backlog_bytes_max {
+            return Answer::Refused(self.rejected(Rejection::Overloaded));
+        }
+        for channel in &matching {
+            self.publish_here(app, channel, event, None);
+        }
+        Answer::Count(matching.len() as u64)
+    }
+
+    /// Passes an event on to the shards with subscribers of a channel that is at home here.
+    fn publish_here(&mut self, app: &AppKey, channel: &ChannelName, event: &Event, except: Option<ConnectionId>) {
+        self.count_event(app);
+        if let Some(home) = self.channels.get(app, channel) {
+            let deliver = prepare(&self.node, home, app, channel, event, except);
+            self.deliver(deliver);
+        }
+    }
+
     fn check_backlog(&self) -> Result<(), Rejection> {
         let behind = self.node.backlog.iter().map(|bytes| bytes.load(Ordering::Relaxed)).max().unwrap_or(0);
         if behind > self.node.limits.backlog_bytes_max { Err(Rejection::Overloaded) } else { Ok(()) }
@@ -944,6 +961,10 @@ impl Core {
         });
         if connection.subscriptions.is_empty() && !ended.is_empty() {
             connection.idle_ms = self.now_ms;
+            let limit = self.node.limits.unsubscribed_timeout;
+            if !limit.is_zero() {
+                self.wheel.add(slot, self.now_ms + limit.as_millis() as u64);
+            }
         }
         let (app, user, dialect) = (connection.permit.app().clone(), connection.user.clone(), connection.dialect);
         for subscription in ended {
@@ -1031,14 +1052,12 @@ impl Core {
         }
     }
 
-    fn look_at(&mut self, slot: u32, nonce: u64) {
+    fn look_at(&mut self, slot: u32) {
         let limits = self.node.limits.clone();
         let (interval_ms, pong_ms) = (limits.ping_interval.as_millis() as u64, limits.pong_timeout.as_millis() as u64);
         let unsubscribed_ms = limits.unsubscribed_timeout.as_millis() as u64;
         let now_ms = self.now_ms;
-        let Some(connection) = self.connections.get_mut(slot as usize).filter(|held| held.id.nonce == nonce) else {
-            return;
-        };
+        let Some(connection) = self.connections.get_mut(slot as usize) else { return };
         let idle = connection.subscriptions.is_empty() && connection.pending.is_none();
         let give_up_ms = connection.idle_ms + unsubscribed_ms;
         if unsubscribed_ms > 0 && idle && now_ms >= give_up_ms {
@@ -1058,7 +1077,7 @@ impl Core {
         if unsubscribed_ms > 0 && idle {
             next_ms = next_ms.min(give_up_ms);
         }
-        self.wheel.add(slot, nonce, next_ms.max(now_ms + 1));
+        self.wheel.add(slot, next_ms.max(now_ms + 1));
     }
 }
 

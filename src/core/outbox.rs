@@ -10,8 +10,8 @@ const FRAME_OVERHEAD_BYTES: usize = size_of::<Bytes>();
 
 /// A queue of encoded frames. The first frame is held inline, so that an isolated event allocates nothing.
 ///
-/// Its bound is enforced by the owner after each flush (see [`Outbox::exceeds`]): within a turn the queue may be longer,
-/// since what is queued there is shared and about to be written.
+/// Its bound is enforced by the owner after each flush (see [`Outbox::exceeds`]): within a turn the queue may be longer by
+/// what events of that turn add, which is shared and about to be written. Replies are flushed as soon as they exceed it.
 #[derive(Default, Debug)]
 pub struct Outbox {
     front: Bytes,

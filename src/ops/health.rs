@@ -16,7 +16,9 @@ pub fn owns(path: &str) -> bool {
 /// Answers one of health's paths: 200 `ok`, 200 `ready` or 503 with the reason, the version.
 pub async fn answer(exchange: &Exchange) -> Response {
     if !matches!(*exchange.request.method(), Method::GET | Method::HEAD) {
-        return http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        let mut response = http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
+        response.headers_mut().insert(hyper::header::ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return response;
     }
     match exchange.path.as_str() {
         "/healthz" => http::text(StatusCode::OK, "ok"),

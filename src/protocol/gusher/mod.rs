@@ -59,12 +59,13 @@ impl FrontDoor for ClientDoor {
     fn answer(&self, exchange: Exchange) -> Answering<'_> {
         Box::pin(async move {
             let path = exchange.path.clone();
-            if let Some(path) = path.strip_prefix(&self.0.client_prefix) {
-                rest_v1::client(&self.0, exchange, path).await
+            // v1 last: its prefix may be `/`
+            if health::owns(&path) {
+                health::answer(&exchange).await
             } else if let Some(path) = path.strip_prefix(V3_PREFIX) {
                 rest_v3::client(&self.0, exchange, path).await
             } else {
-                health::answer(&exchange).await
+                rest_v1::client(&self.0, exchange, path.strip_prefix(&self.0.client_prefix).unwrap_or("")).await
             }
         })
     }
@@ -72,18 +73,21 @@ impl FrontDoor for ClientDoor {
 
 impl FrontDoor for MasterDoor {
     fn owns(&self, path: &str) -> bool {
-        path.starts_with(&self.0.master_prefix) || path.starts_with(V3_PREFIX) || health::owns(path)
+        // the client side's paths of v3 lie among the master side's
+        path.strip_prefix(V3_PREFIX).is_some_and(|path| !rest_v3::is_client_path(path))
+            || path.starts_with(&self.0.master_prefix)
+            || health::owns(path)
     }
 
     fn answer(&self, exchange: Exchange) -> Answering<'_> {
         Box::pin(async move {
             let path = exchange.path.clone();
-            if let Some(path) = path.strip_prefix(&self.0.master_prefix) {
-                rest_v1::master(&self.0, exchange, path).await
+            if health::owns(&path) {
+                health::answer(&exchange).await
             } else if let Some(path) = path.strip_prefix(V3_PREFIX) {
                 rest_v3::master(&self.0, exchange, path).await
             } else {
-                health::answer(&exchange).await
+                rest_v1::master(&self.0, exchange, path.strip_prefix(&self.0.master_prefix).unwrap_or("")).await
             }
         })
     }

@@ -20,6 +20,9 @@ use super::reply;
 /// Memory that a compiled pattern may take, in bytes; a pattern that needs more is refused as one that is none.
 const PATTERN_COMPILED_BYTES_MAX: usize = 1 << 20;
 
+/// What a handshake has beside its token, generously.
+const HANDSHAKE_BYTES: usize = 2 << 10;
+
 /// Splits a path below its prefix into decoded segments. `None` where v1 finds no page: an empty segment, or an escaped
 /// separator.
 pub(super) fn segments(path: &str) -> Option<Vec<String>> {
@@ -53,6 +56,10 @@ async fn auth(gusher: &Gusher, exchange: &mut Exchange) -> Response {
     match exchange.body_of_stranger().await {
         Err(error) => error.response(),
         Ok(body) => match gusher.tokens.exchange(&form(exchange, &body).get("jwt"), unix_s) {
+            // found out here, where the client can read why, and not at the handshake
+            Some(token) if token.len() + HANDSHAKE_BYTES > exchange.shard.shared().node.limits.header_bytes_max => {
+                reply::client_error(StatusCode::BAD_REQUEST, "too many claims: the token fits into no URL\n")
+            }
             Some(token) => reply::json(format!("{{\"token\":{}}}\n", json::string(&token))),
             None => reply::client_error(StatusCode::UNAUTHORIZED, "jwt decode fail\n"),
         },

@@ -41,7 +41,7 @@ pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) 
         }
         (["auth"], &Method::OPTIONS) => reply::preflight(),
         (["auth"], _) => reply::method_not_allowed_v3("POST"),
-        (["apps", app, "ws"], &Method::GET) => {
+        (["apps", app, "ws"], &Method::GET | &Method::HEAD) => {
             let token = Form::new(exchange.request.headers(), b"", exchange.query()).get("token");
             gusher.connect(exchange, app, &token, ClockPolicy::AcceptFutureIat).await
         }
@@ -55,7 +55,7 @@ async fn auth(gusher: &Gusher, exchange: &mut Exchange) -> Called {
     let jwt = Object::first(&body)
         .and_then(|body| json::optional_string(body.get_any_case("jwt")))
         .ok_or_else(|| reply::client_error(StatusCode::BAD_REQUEST, "body decode fail\n"))?;
-    let claims = gusher.tokens.check(&jwt, exchange.shard.unix_s(), ClockPolicy::AcceptFutureIat);
+    let claims = gusher.tokens.check_for_app(&jwt, exchange.shard.unix_s(), ClockPolicy::AcceptFutureIat);
     match claims.filter(|claims| claims.get().gusher.is_some()) {
         Some(_) => Ok(reply::json(format!("{{\"token\":{}}}\n", json::string(&jwt)))),
         None => Err(reply::client_error(StatusCode::UNAUTHORIZED, "jwt decode fail\n")),

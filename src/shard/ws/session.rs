@@ -10,7 +10,7 @@ use std::time::Duration;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
-use tokio::task::spawn_local;
+use tokio::task::{spawn_local, yield_now};
 
 use super::codec::{self, Decoder, Message};
 use super::handshake::{self, NotAnUpgrade};
@@ -23,8 +23,8 @@ use crate::shard::{READ_BYTES, Shard, WRITE_FRAMES_MAX, survived};
 
 /// How long a connection that was taken down may take to read what it is still sent.
 const CLOSE_LINGER: Duration = Duration::from_secs(2);
-/// Reads of one connection before others get their turn.
-const READS_MAX: usize = 4;
+/// What a connection that was taken down may still send before it is cut off, in bytes.
+const DISCARDED_BYTES_MAX: usize = 1 << 20;
 
 /// What a front door knows of a client whose credential it has verified.
 #[derive(Debug)]
@@ -184,17 +184,20 @@ impl Conn {
     }
 
     /// Waits for what the connection's task must do next. `has_rest`: bytes were read that are yet to be decoded.
-    async fn next(&self, has_rest: bool) -> Next {
+    /// Returns whether there was a wait, too.
+    async fn next(&self, has_rest: bool) -> (Next, bool) {
+        let mut waited = false;
         poll_fn(|cx| {
             if self.ended.get() {
-                return Poll::Ready(Next::End);
+                return Poll::Ready((Next::End, waited));
             }
             if self.blocked.get() && self.stream.poll_write_ready(cx).is_ready() {
-                return Poll::Ready(Next::Write);
+                return Poll::Ready((Next::Write, waited));
             }
             if !self.busy.get() && (has_rest || self.stream.poll_read_ready(cx).is_ready()) {
-                return Poll::Ready(Next::Read);
+                return Poll::Ready((Next::Read, waited));
             }
+            waited = true;
             let mut waker = self.waker.borrow_mut();
             if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
                 *waker = Some(cx.waker().clone());
@@ -233,7 +236,10 @@ fn attach(shard: &Rc<Shard>, conn: &Rc<Conn>) {
 async fn run(shard: Rc<Shard>, conn: Rc<Conn>, mut rest: Vec<u8>) {
     let mut decoder = Decoder::new();
     loop {
-        let next = conn.next(!rest.is_empty()).await;
+        let (next, waited) = conn.next(!rest.is_empty()).await;
+        if !waited {
+            yield_now().await; // a client that never stops sending must not be the only one
+        }
         let mut input = std::mem::take(&mut rest);
         let done = shard.guarded(conn.id.slot, || match next {
             Next::End => None,
@@ -262,14 +268,15 @@ async fn run(shard: Rc<Shard>, conn: Rc<Conn>, mut rest: Vec<u8>) {
     }
 }
 
-/// Reads what is there; returns what is not decoded because a command is in flight.
+/// Reads what is there, up to what others can wait for; returns what is not decoded because a command is in flight.
 fn read(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder) -> Vec<u8> {
     let mut scratch = shard.scratch.take();
     // lost if a panic ended the last read
     scratch.resize(READ_BYTES, 0);
     let mut rest = Vec::new();
-    for _ in 0..READS_MAX {
-        match conn.stream.try_read(&mut scratch) {
+    let mut left = READ_BYTES;
+    while left > 0 {
+        match conn.stream.try_read(&mut scratch[..left]) {
             Ok(0) => {
                 shard.core.borrow_mut().close(conn.id.slot, CloseReason::Client);
                 break;
@@ -280,6 +287,7 @@ fn read(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder) -> Vec<u8> {
                 core.heard(conn.id.slot);
                 core.stats_mut().bytes_in += count as u64;
                 drop(core);
+                left -= count;
                 rest = digest(shard, conn, decoder, &mut scratch[..count]);
                 if !rest.is_empty() || conn.busy.get() || conn.ended.get() {
                     break;
@@ -317,6 +325,12 @@ fn digest(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder, input: &mut [u8
         match decoded.message {
             Some(message) => hear(shard, conn, message),
             None => break,
+        }
+        // replies to a row of commands must not pile up beyond what a row of events may
+        let limits = &shard.shared.node.limits;
+        let is_over = |held: &Connection| held.outbox().exceeds(limits.outbox_bytes_max);
+        if shard.core.borrow().connection(conn.id.slot).is_some_and(is_over) {
+            shard.flush_one(conn.id.slot);
         }
         // a subscribe whose channels are all at home here has been answered by now
         shard.carry_out_effects();
@@ -416,15 +430,18 @@ pub(in crate::shard) async fn part(conn: Rc<Conn>, mut outbox: Outbox) {
             write_what_goes(&conn, &mut outbox)?;
         }
         conn.stream.shutdown_write()?;
-        let mut discarded = [0; 512];
-        loop {
-            match conn.stream.try_read(&mut discarded) {
-                Ok(0) => return io::Result::Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => conn.stream.readable().await?,
+        let mut left = DISCARDED_BYTES_MAX;
+        while left > 0 {
+            conn.stream.readable().await?;
+            match conn.stream.try_read(&mut [0; 4096]) {
+                Ok(0) => break,
+                Ok(count) => left = left.saturating_sub(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
+            yield_now().await; // lets the time-out, and others, have their turn
         }
+        io::Result::Ok(())
     };
     // whether the peer hung up in time or not, the socket is closed now
     let _ = tokio::time::timeout(CLOSE_LINGER, goodbye).await;
@@ -457,7 +474,7 @@ pub(in crate::shard) fn write_what_goes(conn: &Conn, outbox: &mut Outbox) -> io:
     Ok((bytes, calls))
 }
 
-/// One line about a connection that ends: who, how long, why. Ordinary ends are for the debug level.
+/// One line about a connection that ends: who, how long, why.
 pub(in crate::shard) fn log_end(connection: &Connection, protocol: &'static str, reason: CloseReason, now_ms: u64) {
     macro_rules! line {
         ($level:ident) => {
@@ -473,8 +490,9 @@ pub(in crate::shard) fn log_end(connection: &Connection, protocol: &'static str,
             )
         };
     }
+    // a fault of ours is news; what clients do is counted, and not theirs to fill logs with
     match reason {
-        CloseReason::Client | CloseReason::Draining => line!(debug),
-        _ => line!(info),
+        CloseReason::Internal => line!(warn),
+        _ => line!(debug),
     }
 }
