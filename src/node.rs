@@ -1,12 +1,12 @@
 //! One node: the only place that knows every part. Builds in order, drains in reverse.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use ipnet::IpNet;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
@@ -31,7 +31,7 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
 pub struct Node {
     listeners: Vec<Arc<Listener>>,
     mailboxes: Arc<[UnboundedSender<Mail>]>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
     draining: watch::Sender<bool>,
     grace: Duration,
 }
@@ -153,15 +153,19 @@ impl Node {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| unbounded_channel()).unzip();
         let mut node = Self { listeners, mailboxes: senders.into(), threads: Vec::new(), draining, grace: parts.grace };
         let epoch = Instant::now();
+        let mut starting = Vec::new();
         for (index, (mailbox, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
             let (shared, mailboxes) = (shared.clone(), node.mailboxes.clone());
-            let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
-                let ran = Shard::run(index as u16, shared, mailboxes, mailbox, sockets, epoch);
-                if let Err(error) = ran {
-                    tracing::error!(shard = index, %error, "a shard could not start");
-                }
-            })?;
+            let (started, is_started) = mpsc::channel();
+            let thread = std::thread::Builder::new()
+                .name(format!("shard-{index}"))
+                .spawn(move || Shard::run(index as u16, shared, mailboxes, mailbox, sockets, epoch, started))?;
             node.threads.push(thread);
+            starting.push(is_started);
+        }
+        if starting.into_iter().any(|is_started| is_started.recv().is_err()) {
+            node.stop().context("a shard cannot start")?;
+            bail!("a shard cannot start");
         }
         shared.ready.store(true, Ordering::Release);
         Ok(node)
@@ -191,12 +195,18 @@ impl Node {
             tracing::warn!("a shard did not drain in time");
             return;
         }
+        if let Err(error) = self.stop() {
+            tracing::error!(%error, "a shard had failed");
+        }
+    }
+
+    /// Ends every thread; says what one of them failed of, if one did.
+    fn stop(self) -> io::Result<()> {
         for mailbox in self.mailboxes.iter() {
             let _ = mailbox.send(Mail::Stop);
         }
-        for thread in self.threads {
-            let _ = thread.join();
-        }
+        let ended: Vec<_> = self.threads.into_iter().map(JoinHandle::join).collect();
+        ended.into_iter().try_for_each(|ended| ended.unwrap_or_else(|_| Err(io::Error::other("it panicked"))))
     }
 }
 

@@ -19,8 +19,8 @@ use std::future::poll_fn;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
@@ -117,7 +117,7 @@ pub struct Shard {
 const READ_BYTES: usize = 64 << 10;
 
 impl Shard {
-    /// Runs a shard on the current thread until it is told to stop.
+    /// Runs a shard on the current thread until it is told to stop; says so through `started` once it accepts.
     ///
     /// # Errors
     /// The runtime or a listener could not be set up.
@@ -128,6 +128,7 @@ impl Shard {
         mailbox: UnboundedReceiver<Mail>,
         listeners: Vec<(Arc<Listener>, listener::Socket)>,
         epoch: Instant,
+        started: mpsc::Sender<()>,
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shard = Rc::new(Shard {
@@ -152,6 +153,7 @@ impl Shard {
             for (listener, socket) in listeners {
                 listener::accept_on(shard.clone(), listener, socket)?;
             }
+            let _ = started.send(());
             turns(shard).await;
             Ok(())
         })

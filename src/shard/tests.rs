@@ -150,7 +150,10 @@ impl Shards {
             let (shared, mailboxes) = (shared.clone(), mailboxes.clone());
             let socket = sockets.lock().unwrap().pop();
             let listeners = socket.map(|socket| (listener.clone(), socket)).into_iter().collect();
-            thread::spawn(move || Shard::run(index as ShardIndex, shared, mailboxes, mailbox, listeners, epoch))
+            let (started, _) = std::sync::mpsc::channel();
+            thread::spawn(move || {
+                Shard::run(index as ShardIndex, shared, mailboxes, mailbox, listeners, epoch, started)
+            })
         });
         let threads = threads.collect();
         Self { shared, listener, mailboxes, threads, _draining: draining }
