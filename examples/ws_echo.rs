@@ -36,7 +36,7 @@ impl FrontDoor for EchoDoor {
             dialect: GUSHER,
         };
         Box::pin(async move {
-            let opened = open(exchange, welcome, |_| Box::new(Echo)).await;
+            let opened = open(exchange, welcome, |_| Box::new(Echo));
             opened.unwrap_or_else(|refusal| text(hyper::StatusCode::BAD_REQUEST, format!("{refusal:?}\n")))
         })
     }

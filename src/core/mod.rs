@@ -100,7 +100,7 @@ pub enum Assignment {
 pub enum Effect {
     /// Put a message into another shard's mailbox. Neither waits nor fails.
     Send(ShardIndex, Message),
-    /// The connection is on the roster: it may be told that it is connected.
+    /// The roster has the connection: its first command may begin.
     Connected(u32),
     /// The connection's command has ended; the next may begin.
     Outcome(u32, Outcome),
@@ -196,7 +196,8 @@ impl Core {
 
     // ------------------------------------------------------------------ connections
 
-    /// A client came. It is on the roster, and may be told so, when [`Effect::Connected`] comes out.
+    /// A client came. Whoever asks for users from now on finds it, if each shard handles the messages it has before it
+    /// takes a question. Its first command waits for [`Effect::Connected`].
     ///
     /// # Errors
     /// The user id is too long, or the credential names too many channels.

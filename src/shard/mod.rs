@@ -100,8 +100,6 @@ pub struct Shard {
     stopping: Cell<bool>,
     requests: RefCell<HashMap<RequestId, oneshot::Sender<Answer>>>,
     last_request: Cell<RequestId>,
-    /// Handshakes that wait for their place on the roster, by slot.
-    connecting: RefCell<HashMap<u32, oneshot::Sender<()>>>,
     /// There is something to fan out.
     work: Notify,
     effects: RefCell<Vec<Effect>>,
@@ -141,7 +139,6 @@ impl Shard {
             stopping: Cell::new(false),
             requests: RefCell::default(),
             last_request: Cell::new(0),
-            connecting: RefCell::default(),
             work: Notify::new(),
             effects: RefCell::default(),
             dirty: RefCell::default(),
@@ -267,8 +264,8 @@ impl Shard {
             // a shard that has ended after a drain has nobody left to tell
             Effect::Send(shard, message) => drop(self.mailboxes[usize::from(shard)].send(Mail::Core(message))),
             Effect::Connected(slot) => {
-                if let Some(connected) = self.connecting.borrow_mut().remove(&slot) {
-                    let _ = connected.send(());
+                if let Some(conn) = self.conn(slot) {
+                    conn.command_ended();
                 }
             }
             Effect::Outcome(slot, outcome) => self.reply_to_command(slot, outcome),
@@ -278,11 +275,7 @@ impl Shard {
                 }
             }
             Effect::Ping(slot) => self.core.borrow_mut().reply(slot, ws::codec::ping_frame(b"")),
-            Effect::Close(slot, reason) => {
-                // a handshake that waits is told so
-                self.connecting.borrow_mut().remove(&slot);
-                self.take_down(slot, reason, None);
-            }
+            Effect::Close(slot, reason) => self.take_down(slot, reason, None),
         }
     }
 
@@ -345,7 +338,6 @@ impl Shard {
     fn take_down(self: &Rc<Self>, slot: u32, reason: CloseReason, close_frame: Option<Vec<u8>>) {
         let Some(conn) = self.conns.borrow_mut().get_mut(slot as usize).and_then(Option::take) else {
             // still shaking hands: whoever does that finds it gone
-            self.connecting.borrow_mut().remove(&slot);
             self.core.borrow_mut().disconnect(slot, reason);
             return;
         };

@@ -51,7 +51,7 @@ impl FrontDoor for Door {
                         assert!(!is_broken, "as told");
                         Box::new(Told { farewell_panics: false })
                     });
-                    opened.await.unwrap_or_else(|_| text(StatusCode::FORBIDDEN, "refused"))
+                    opened.unwrap_or_else(|_| text(StatusCode::FORBIDDEN, "refused"))
                 }
             }
         })

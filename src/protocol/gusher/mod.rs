@@ -112,7 +112,7 @@ impl Gusher {
         let remotes = remotes.map(|(remote, _)| remote.as_str().into()).collect();
         let legacy_pong = self.legacy_pong;
         let opened =
-            open(exchange, welcome, |id| Box::new(GusherSession { id, remotes, legacy_pong, in_flight: None })).await;
+            open(exchange, welcome, |id| Box::new(GusherSession { id, remotes, legacy_pong, in_flight: None }));
         opened.unwrap_or_else(|refusal| reply::refusal(&refusal))
     }
 

@@ -48,11 +48,12 @@ pub enum Refusal {
     Rejected(Rejection),
 }
 
-/// Completes a handshake: when this answers 101 the connection is on the roster.
+/// Completes a handshake. Before this answers 101, word of the connection is in the mailbox of its user's home: whoever
+/// asks later, on whichever shard, finds the user.
 ///
 /// # Errors
 /// See [`Refusal`]; the front door puts it into words.
-pub async fn open(
+pub fn open(
     mut exchange: Exchange,
     welcome: Welcome,
     session: impl FnOnce(ConnectionId) -> Box<dyn Session>,
@@ -61,12 +62,6 @@ pub async fn open(
     let shard = exchange.shard.clone();
     let id = enter(&shard, &exchange, welcome).map_err(Refusal::Rejected)?;
     let opening = Opening { shard: shard.clone(), id, done: false };
-    let (connected, is_connected) = oneshot::channel();
-    shard.connecting.borrow_mut().insert(id.slot, connected);
-    shard.come_to_rest();
-    if is_connected.await.is_err() {
-        return Err(Refusal::Rejected(Rejection::Draining));
-    }
     let upgrade = hyper::upgrade::on(&mut exchange.request);
     let session = session(id);
     let seat = exchange.seat.clone();
@@ -94,10 +89,7 @@ fn enter(shard: &Rc<Shard>, exchange: &Exchange, welcome: Welcome) -> Result<Con
         .map_err(|rejection| shard.core.borrow_mut().rejected(rejection))?;
     let nonce = uuid::Uuid::new_v4().as_u128() as u64;
     let (user, permissions, dialect) = (welcome.user, welcome.permissions, welcome.dialect);
-    // not through `act`: what follows must find the handshake waiting for it
-    let mut core = shard.core.borrow_mut();
-    core.set_now(shard.now_ms());
-    core.connect(Hello { permit, user, permissions, dialect, nonce })
+    shard.act(|core| core.connect(Hello { permit, user, permissions, dialect, nonce }))
 }
 
 async fn upgraded(upgrade: OnUpgrade) -> Option<(Stream, Vec<u8>)> {
@@ -117,7 +109,6 @@ impl Drop for Opening {
     fn drop(&mut self) {
         let is_ours = self.shard.core.borrow().connection(self.id.slot).is_some_and(|held| held.id() == self.id);
         if !self.done && is_ours {
-            self.shard.connecting.borrow_mut().remove(&self.id.slot);
             self.shard.act(|core| core.disconnect(self.id.slot, CloseReason::Client));
         }
     }
@@ -220,10 +211,10 @@ fn attach(shard: &Rc<Shard>, conn: &Rc<Conn>) {
     if conns.len() <= slot {
         conns.resize(slot + 1, None);
     }
-    let still_there = shard.core.borrow().connection(conn.id.slot).is_some_and(|held| held.id() == conn.id);
-    if !still_there {
-        conn.end();
-        return;
+    match shard.core.borrow().connection(conn.id.slot).filter(|held| held.id() == conn.id) {
+        // no command before the roster has it
+        Some(held) => conn.busy.set(held.is_busy()),
+        None => return conn.end(),
     }
     conns[slot] = Some(conn.clone());
     drop(conns);
