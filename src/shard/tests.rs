@@ -23,6 +23,11 @@ use crate::shard::door::{Answering, Farewell, FrontDoor, Heard, Session, Step};
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Size of the reply to `weigh`.
+const REPLY_BYTES: usize = 100_000;
+/// The most that waited for a client when it said `weigh`.
+static HEAVIEST: AtomicUsize = AtomicUsize::new(0);
+
 struct Door;
 
 impl FrontDoor for Door {
@@ -77,6 +82,10 @@ impl Session for Told {
             "panic later" => {
                 self.farewell_panics = true;
                 Step::Reply(String::new())
+            }
+            "weigh" => {
+                HEAVIEST.fetch_max(heard.connection.outbox().weight(), Ordering::Relaxed);
+                Step::Reply("x".repeat(REPLY_BYTES))
             }
             "subscribe" => Step::Subscribe(Vec::new()),
             "job" => Step::Job(Job { app_key: String::new(), remote: String::new(), payload: "{}".into() }),
@@ -289,6 +298,22 @@ fn a_panic_at_one_goodbye_does_not_spoil_the_others() {
         }
     }
     eventually("nobody is left", || shards.shared.node.admission.total() == 0);
+    shards.stop();
+}
+
+#[test]
+fn replies_to_a_row_of_commands_do_not_pile_up() {
+    let shards = Shards::start(1, &loopback());
+    let mut client = shards.client();
+    for _ in 0..200 {
+        client.write(Frame::text("weigh")).unwrap();
+    }
+    client.flush().unwrap();
+    eventually("who does not read is closed", || shards.shared.node.admission.total() == 0);
+    let limit = Limits::default().outbox_bytes_max;
+    let heaviest = HEAVIEST.load(Ordering::Relaxed);
+    assert!(heaviest > 0 && heaviest <= limit + 2 * REPLY_BYTES, "{heaviest} bytes waited");
+    drop(client);
     shards.stop();
 }
 
