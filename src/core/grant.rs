@@ -8,7 +8,7 @@ use super::rejection::Rejection;
 /// The channels a verified credential covers, as patterns.
 ///
 /// `*` alone covers every channel; inside a pattern `*` stands for one or more characters other than a line break, all
-/// else for itself (gusher API document, notes 1 and 2).
+/// else for itself.
 ///
 /// Only a credential that was checked makes one:
 /// ```compile_fail

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use crate::core::{Answer, AppKey, CloseReason, Query, Rejection, Stats, TURN_BUCKETS_US};
 use crate::shard::door::{Answering, FrontDoor};
-use crate::shard::http::{self, Exchange, NOT_FOUND, Response};
+use crate::shard::http::{self, Exchange, Response};
 
 use super::health;
 
@@ -65,7 +65,7 @@ async fn metrics(exchange: &Exchange) -> Response {
     let mut text = String::new();
     match encode(&mut text, &registry) {
         Ok(()) => http::response(StatusCode::OK, OPEN_METRICS, text),
-        Err(_) => http::text(StatusCode::INTERNAL_SERVER_ERROR, NOT_FOUND),
+        Err(_) => http::text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics could not be written\n"),
     }
 }
 

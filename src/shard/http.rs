@@ -28,9 +28,6 @@ use crate::credential::constant_time_eq;
 /// A response; bodies here are short and complete.
 pub type Response = hyper::Response<Full<Bytes>>;
 
-/// Plain text of an unknown path, as gusher's originals write it.
-pub const NOT_FOUND: &str = "404 page not found\n";
-
 /// A request on its way to its front door.
 pub struct Exchange {
     /// The request; its path still has the listener's prefix.
@@ -129,6 +126,17 @@ pub fn response(status: StatusCode, content_type: &'static str, body: impl Into<
 /// Plain text.
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response {
     response(status, "text/plain; charset=utf-8", body)
+}
+
+/// An unknown path.
+pub fn not_found() -> Response {
+    sniff_not(text(StatusCode::NOT_FOUND, "404 page not found\n"))
+}
+
+/// Tells browsers not to guess at the type.
+pub fn sniff_not(mut response: Response) -> Response {
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
 }
 
 /// Counts a socket on its listener and shard while it lives.
@@ -283,12 +291,12 @@ async fn respond(
         return text(StatusCode::FORBIDDEN, words);
     }
     let Some(path) = request.uri().path().strip_prefix(&*listener.path_prefix) else {
-        return text(StatusCode::NOT_FOUND, NOT_FOUND);
+        return not_found();
     };
     let path = path.to_owned();
     match listener.doors.iter().find(|door| door.owns(&path)) {
         Some(door) => door.answer(Exchange { request, path, client, shard, seat }).await,
-        None => text(StatusCode::NOT_FOUND, NOT_FOUND),
+        None => not_found(),
     }
 }
 

@@ -115,6 +115,7 @@ transcripts! { gusher:
     star_in_name
     subscribe
     subscribe_glob
+    unknown_paths
     unsubscribe
     v3_add_channel
     v3_auth

@@ -9,7 +9,7 @@ use hyper::header::{self, HeaderValue};
 
 use crate::core::{CloseReason, ConnectionId, Rejection};
 use crate::shard::door::Farewell;
-use crate::shard::http::{self, NOT_FOUND, Response};
+use crate::shard::http::{self, Response, sniff_not};
 use crate::shard::ws::session::Refusal;
 
 use super::json;
@@ -48,11 +48,6 @@ pub(super) fn bad_request(words: &'static str) -> Response {
 /// An app key that the configuration does not name, on a server that is not open to any.
 pub(super) fn unknown_app() -> Response {
     http::text(StatusCode::NOT_FOUND, "app not found")
-}
-
-/// An unknown path.
-pub(super) fn not_found() -> Response {
-    sniff_not(http::text(StatusCode::NOT_FOUND, NOT_FOUND))
 }
 
 /// v1 answers a wrong method with nothing at all.
@@ -133,11 +128,6 @@ pub(super) fn rejected(rejection: Rejection) -> Response {
     if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    response
-}
-
-fn sniff_not(mut response: Response) -> Response {
-    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
 }
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::core::{AppKey, Assignment, ChannelName, ConnectionId, Event, Query, Rejection, UserId};
 use crate::credential::jwt::ClockPolicy;
 use crate::protocol::GUSHER;
-use crate::shard::http::{BodyError, Exchange, Response};
+use crate::shard::http::{BodyError, Exchange, Response, not_found};
 use crate::shard::ws::codec;
 
 use super::Gusher;
@@ -36,7 +36,7 @@ pub(super) fn segments(path: &str) -> Option<Vec<String>> {
 
 /// A call of the client side, `path` below its prefix.
 pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) -> Response {
-    let Some(segments) = segments(path) else { return reply::not_found() };
+    let Some(segments) = segments(path) else { return not_found() };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let method = exchange.request.method().clone();
     match (&*segments, method) {
@@ -47,7 +47,7 @@ pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) 
         }
         (["ping"], Method::GET) => reply::plain("pong"),
         (["auth" | "ping"] | ["ws" | "wtf", _], _) => reply::method_not_allowed_v1(),
-        _ => reply::not_found(),
+        _ => not_found(),
     }
 }
 
@@ -128,9 +128,9 @@ impl<'a> Call<'a> {
 
 /// A call of the master side, `path` below its prefix.
 pub(super) async fn master(gusher: &Gusher, exchange: Exchange, path: &str) -> Response {
-    let Some(segments) = segments(path) else { return reply::not_found() };
+    let Some(segments) = segments(path) else { return not_found() };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let Some(call) = Call::of(&segments) else { return reply::not_found() };
+    let Some(call) = Call::of(&segments) else { return not_found() };
     if *exchange.request.method() != call.method() {
         return reply::method_not_allowed_v1();
     }
@@ -157,7 +157,7 @@ pub(super) async fn master(gusher: &Gusher, exchange: Exchange, path: &str) -> R
             let query = if count { Query::MemberCount(app, channel) } else { Query::Members(app, channel) };
             gusher.query(&exchange, query).await
         }
-        (_, None) => return reply::not_found(),
+        (_, None) => return not_found(),
     };
     result.unwrap_or_else(|response| response)
 }

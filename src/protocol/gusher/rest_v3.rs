@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::core::{Answer, AppKey, ChannelName, Query};
 use crate::credential::jwt::ClockPolicy;
-use crate::shard::http::{BodyError, Exchange, Response};
+use crate::shard::http::{BodyError, Exchange, Response, not_found};
 
 use super::Gusher;
 use super::dialect::event_text;
@@ -33,7 +33,7 @@ pub(super) fn is_client_path(path: &str) -> bool {
 
 /// A call of the client side, `path` below `/v1/`.
 pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) -> Response {
-    let Some(segments) = segments(path) else { return reply::not_found() };
+    let Some(segments) = segments(path) else { return not_found() };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     match (&*segments, exchange.request.method()) {
         (["auth"], &Method::POST) => {
@@ -46,7 +46,7 @@ pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) 
             gusher.connect(exchange, app, &token, ClockPolicy::AcceptFutureIat).await
         }
         (["apps", _, "ws"], _) => reply::method_not_allowed_v3("GET, HEAD"),
-        _ => reply::not_found(),
+        _ => not_found(),
     }
 }
 
@@ -64,7 +64,7 @@ async fn auth(gusher: &Gusher, exchange: &mut Exchange) -> Called {
 
 /// A call of the master side, `path` below `/v1/`.
 pub(super) async fn master(gusher: &Gusher, exchange: Exchange, path: &str) -> Response {
-    let Some(segments) = segments(path) else { return reply::not_found() };
+    let Some(segments) = segments(path) else { return not_found() };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
     let allow = match &*segments {
         ["stats"] | ["apps"] => "GET, HEAD",
@@ -75,9 +75,9 @@ pub(super) async fn master(gusher: &Gusher, exchange: Exchange, path: &str) -> R
             ["messages"] | ["messages", "batch"] => "POST",
             ["channels" | "users" | "sockets", _, "messages"] => "POST",
             ["users", _, "channels"] => "POST, PUT",
-            _ => return reply::not_found(),
+            _ => return not_found(),
         },
-        _ => return reply::not_found(),
+        _ => return not_found(),
     };
     let method = exchange.request.method().as_str().to_owned();
     if !allow.split(", ").any(|allowed| allowed == method) {
@@ -91,7 +91,7 @@ pub(super) async fn master(gusher: &Gusher, exchange: Exchange, path: &str) -> R
             Some(app) => of_app(gusher, exchange, app, call, &method).await,
             None => Err(reply::unknown_app()),
         },
-        _ => Err(reply::not_found()),
+        _ => Err(not_found()),
     };
     result.unwrap_or_else(|response| response)
 }
@@ -113,7 +113,7 @@ async fn of_app(gusher: &Gusher, exchange: Exchange, app: AppKey, call: &[&str],
         ["sockets", socket, "messages"] => push_socket(exchange, app, socket).await,
         ["users", user, "channels"] if method == "PUT" => reload(exchange, app, user).await,
         ["users", user, "channels"] => add(exchange, app, user).await,
-        _ => Err(reply::not_found()),
+        _ => Err(not_found()),
     }
 }
 
