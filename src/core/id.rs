@@ -91,6 +91,29 @@ impl ConnectionId {
         )
     }
 
+    /// The id as two numbers below 2^53 with a dot between them: what Pusher's libraries take for a `socket_id`.
+    pub fn to_dotted(self) -> String {
+        let place = u64::from(self.node) << 42 | u64::from(self.shard) << 32 | u64::from(self.slot);
+        format!("{}.{}", (self.nonce & Self::NONCE_MASK) << 5 | place >> 53, place & Self::DOTTED_MASK)
+    }
+
+    /// Reads what [`to_dotted`](Self::to_dotted) made; `None` for any other text.
+    pub fn from_dotted(text: &str) -> Option<Self> {
+        let (high, low) = text.split_once('.')?;
+        let (high, low): (u64, u64) = (high.parse().ok()?, low.parse().ok()?);
+        let place = (high & 0x1f) << 53 | low & Self::DOTTED_MASK;
+        let id = Self {
+            nonce: high >> 5 & Self::NONCE_MASK,
+            slot: place as u32,
+            shard: (place >> 32) as u16 & 0x03ff,
+            node: (place >> 42) as u16,
+        };
+        (id.to_dotted() == text).then_some(id)
+    }
+
+    /// The bits of a number that a double holds exactly.
+    const DOTTED_MASK: u64 = (1 << 53) - 1;
+
     /// Reads what [`to_uuid`](Self::to_uuid) made; `None` for any other UUID.
     pub fn from_uuid(uuid: Uuid) -> Option<Self> {
         let bits = uuid.as_u128();
@@ -109,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_id_survives_its_uuid_form() {
+    fn a_connection_id_survives_its_wire_forms() {
         for id in [
             ConnectionId { node: 0, shard: 0, slot: 0, nonce: 0 },
             ConnectionId { node: 7, shard: 1023, slot: u32::MAX, nonce: ConnectionId::NONCE_MASK },
@@ -117,6 +140,12 @@ mod tests {
             let uuid = id.to_uuid();
             assert_eq!(uuid.get_version_num(), 4);
             assert_eq!(ConnectionId::from_uuid(uuid), Some(id));
+            let dotted = id.to_dotted();
+            assert_eq!(ConnectionId::from_dotted(&dotted), Some(id));
+            assert!(dotted.split('.').all(|half| half.parse::<u64>().unwrap() < 1 << 53), "{dotted}");
+        }
+        for other in ["", ".", "1", "1.", "01.2", "1.+2", "1.2.3", "9007199254740992.1", "1.9007199254740992", " 1.2"] {
+            assert_eq!(ConnectionId::from_dotted(other), None, "{other}");
         }
         assert_eq!(ConnectionId::from_uuid(Uuid::from_u128(u128::MAX)), None);
     }
