@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
-use super::id::ChannelName;
+use super::id::{ChannelName, UserId};
+use super::observation::SessionName;
 
 /// Which protocol's words a connection reads: its place in the node's list of dialects.
 pub type DialectIndex = u8;
@@ -15,14 +16,56 @@ pub type DialectIndex = u8;
 pub struct Event {
     /// Its name, as the publisher wrote it.
     pub name: Arc<str>,
-    /// One JSON value, byte for byte as the publisher wrote it.
-    pub data: Bytes,
+    /// What it says.
+    pub data: Data,
+    /// Number of the event, for protocols that show one: nanoseconds since 1970 when it was accepted, its last digits
+    /// changed where two would be the same.
+    pub id: u64,
+    /// What only some publishers say.
+    pub about: Option<Arc<About>>,
+}
+
+/// What an event says: one JSON value each, byte for byte as the publisher wrote it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Data {
+    /// The value itself.
+    Value(Bytes),
+    /// A JSON string whose content is the data: text, or a value that was encoded before it was put into the string.
+    Encoded(Bytes),
+    /// What a client said to other clients of its protocol, a string or any other value.
+    AsSent(Bytes),
+}
+
+impl Data {
+    /// The JSON value as it was written.
+    pub fn json(&self) -> &Bytes {
+        match self {
+            Data::Value(json) | Data::Encoded(json) | Data::AsSent(json) => json,
+        }
+    }
+}
+
+/// What only some publishers say of an event.
+#[derive(Clone, Default, Debug)]
+pub struct About {
+    /// The connection that published it, if a client did.
+    pub session: Option<SessionName>,
+    /// The member of the channel that the publishing connection is.
+    pub user: Option<UserId>,
+    /// Push1ST's `headers`: one JSON value; empty if there are none.
+    pub headers: Bytes,
 }
 
 impl Event {
+    /// An event of a backend that says no more than this.
+    pub fn new(name: impl Into<Arc<str>>, data: Data, id: u64) -> Self {
+        Self { name: name.into(), data, id, about: None }
+    }
+
     /// What it weighs while it waits, in bytes.
     pub fn weight(&self) -> usize {
-        self.name.len() + self.data.len()
+        let headers = self.about.as_ref().map_or(0, |about| about.headers.len());
+        self.name.len() + self.data.json().len() + headers
     }
 }
 

@@ -52,7 +52,7 @@ use timers::Wheel;
 
 pub use admission::{Admission, Permit};
 pub use connection::{CloseReason, Connection, Outcome};
-pub use event::{Dialect, DialectIndex, Event, Frames, Ledger};
+pub use event::{About, Data, Dialect, DialectIndex, Event, Frames, Ledger};
 pub use grant::{Grant, Permissions, check_channel_name};
 pub use id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
 pub use message::Message;

@@ -28,7 +28,7 @@ struct Lines(DialectIndex, Log);
 
 impl Dialect for Lines {
     fn encode(&self, channel: &ChannelName, event: &Event) -> Vec<u8> {
-        let (app, channel, data) = (&event.name, channel.as_str(), str::from_utf8(&event.data).unwrap());
+        let (app, channel, data) = (&event.name, channel.as_str(), str::from_utf8(event.data.json()).unwrap());
         let mut log = self.1.lock().unwrap();
         let order = log.entry((app.to_string(), channel.to_string())).or_default();
         let number = data.trim().parse().unwrap();
@@ -267,7 +267,7 @@ impl World {
     // ------------------------------------------------------------------ backends
 
     fn publish(&mut self, from: usize, app: &'static str, channel: &str, size: usize, except: Option<usize>) {
-        let event = Event { name: app.into(), data: format!("{:size$}", self.events.len()).into() };
+        let event = Event::new(app, Data::Value(format!("{:size$}", self.events.len()).into()), 0);
         let excepted = except.map(|who| self.ids[who]);
         let accepted = self.cores[from].publish(&app.into(), channel.into(), event, excepted);
         if self.assert_sound(accepted) {
@@ -278,7 +278,7 @@ impl World {
     }
 
     fn publish_matching(&mut self, from: usize, app: &'static str, pattern: &str) {
-        let event = Event { name: app.into(), data: self.events.len().to_string().into() };
+        let event = Event::new(app, Data::Value(self.events.len().to_string().into()), 0);
         let (request, pattern) = (self.requests.len() as RequestId, Regex::new(pattern).unwrap());
         let accepted = self.cores[from].publish_matching(request, &app.into(), pattern, event);
         if self.assert_sound(accepted) {

@@ -100,6 +100,7 @@ pub struct Shard {
     stopping: Cell<bool>,
     requests: RefCell<HashMap<RequestId, oneshot::Sender<Answer>>>,
     last_request: Cell<RequestId>,
+    last_event_id: Cell<u64>,
     /// There is something to fan out.
     work: Notify,
     effects: RefCell<Vec<Effect>>,
@@ -111,6 +112,8 @@ pub struct Shard {
     tasks: Cell<usize>,
 }
 
+/// The bits of an event's number that tell its shard.
+const SHARD_MASK: u64 = (1 << 10) - 1;
 /// Bytes that one read takes at most.
 const READ_BYTES: usize = 64 << 10;
 
@@ -139,6 +142,7 @@ impl Shard {
             stopping: Cell::new(false),
             requests: RefCell::default(),
             last_request: Cell::new(0),
+            last_event_id: Cell::new(0),
             work: Notify::new(),
             effects: RefCell::default(),
             dirty: RefCell::default(),
@@ -166,6 +170,14 @@ impl Shard {
     /// Wall clock, in seconds since 1970.
     pub fn unix_s(&self) -> u64 {
         SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    }
+
+    /// A number for the next event: nanoseconds since 1970, but later than the last, and of no other shard of this node.
+    pub fn event_id(&self) -> u64 {
+        let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+        let id = (nanos & !SHARD_MASK).max(self.last_event_id.get() + SHARD_MASK + 1) | u64::from(self.index);
+        self.last_event_id.set(id & !SHARD_MASK);
+        id
     }
 
     /// Calls a verb of the core, and carries out what it leads to.

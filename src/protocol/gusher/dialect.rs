@@ -1,6 +1,10 @@
 //! How gusher writes an event: `{"channel":…,"event":…,"data":…}`, data as the publisher wrote it.
 
-use crate::core::{ChannelName, Dialect, Event};
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use crate::core::{ChannelName, Data, Dialect, Event};
 use crate::shard::ws::codec;
 
 use super::json;
@@ -11,7 +15,16 @@ pub struct Gusher;
 
 impl Dialect for Gusher {
     fn encode(&self, channel: &ChannelName, event: &Event) -> Vec<u8> {
-        codec::text_frame(&event_text(channel.as_str(), &event.name, &event.data))
+        codec::text_frame(&event_text(channel.as_str(), &event.name, &value(&event.data)))
+    }
+}
+
+/// What gusher's clients read: values, also those that came encoded as a string.
+fn value(data: &Data) -> Cow<'_, [u8]> {
+    let Data::Encoded(json) = data else { return Cow::Borrowed(data.json()) };
+    match serde_json::from_slice::<String>(json) {
+        Ok(text) if serde_json::from_str::<&RawValue>(&text).is_ok() => Cow::Owned(text.into_bytes()),
+        _ => Cow::Borrowed(json),
     }
 }
 

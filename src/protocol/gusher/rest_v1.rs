@@ -5,7 +5,7 @@ use percent_encoding::percent_decode_str;
 use regex::RegexBuilder;
 use serde_json::value::RawValue;
 
-use crate::core::{AppKey, Assignment, ChannelName, ConnectionId, Event, Query, Rejection, UserId};
+use crate::core::{AppKey, Assignment, ChannelName, ConnectionId, Data, Event, Query, Rejection, UserId};
 use crate::credential::jwt::ClockPolicy;
 use crate::protocol::GUSHER;
 use crate::shard::http::{BodyError, Exchange, Response, not_found};
@@ -186,7 +186,7 @@ pub(super) fn event(exchange: &Exchange, name: &str, data: Vec<u8>) -> Result<Ev
     if name.len() > exchange.shard.shared().node.limits.event_name_bytes_max {
         return Err(reply::bad_request("event name too long"));
     }
-    Ok(Event { name: name.into(), data: data.into() })
+    Ok(Event::new(name, Data::Value(data.into()), exchange.shard.event_id()))
 }
 
 /// Compiles a pattern: linear in time and bounded in memory, whatever it is.
