@@ -8,8 +8,10 @@ use std::time::Duration;
 /// What a node accepts before it says no.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Client message, after joining fragments, in bytes. Beyond it: close 1009.
+    /// Message of a gusher client, after joining fragments, in bytes. Beyond it: close 1009.
     pub command_bytes_max: usize,
+    /// Message of a Pusher or Push1ST client, after joining fragments, in bytes. Beyond it: close 1009.
+    pub message_bytes_max: usize,
     /// HTTP request body, in bytes; where a client hands in its token, `header_bytes_max` if that is less. Beyond it:
     /// 413, and the connection is closed.
     pub body_bytes_max: usize,
@@ -24,8 +26,14 @@ pub struct Limits {
     pub user_id_bytes_max: usize,
     /// Regular expression of a push by pattern, in bytes. Beyond it: the push is refused.
     pub pattern_bytes_max: usize,
-    /// Events in one batch. Beyond it: the batch is refused whole.
+    /// Events in one batch of gusher's. Beyond it: the batch is refused whole.
     pub batch_events_max: usize,
+    /// Events in one batch of Pusher's. Beyond it: the batch is refused whole.
+    pub pusher_batch_events_max: usize,
+    /// Channels of one Pusher or Push1ST publish. Beyond it: the publish is refused.
+    pub event_channels_max: usize,
+    /// Users on the watchlist of one connection. Beyond it: the others are not watched, and the client is told.
+    pub watchlist_max: usize,
     /// Channels that one connection is subscribed to. Beyond it: the subscribe is refused.
     pub subscriptions_per_connection_max: usize,
     /// Channel patterns that one connection may hold, from its credential and added later. Beyond it: the handshake or
@@ -48,6 +56,26 @@ pub struct Limits {
     pub outbox_total_bytes_max: usize,
     /// Bytes of accepted events that a shard has not yet fanned out. Beyond it: publishes are answered 503.
     pub backlog_bytes_max: usize,
+    /// Bytes of the last events of cache channels that this node keeps. Beyond it: an event is not cached.
+    pub cache_bytes_max: usize,
+    /// Time for which the last event of a cache channel is kept. Then: a cache miss.
+    pub cache_ttl: Duration,
+    /// `Idempotency-Key`s that this node remembers. Beyond it: the oldest is forgotten.
+    pub idempotency_keys_max: usize,
+    /// Time for which an `Idempotency-Key` is remembered. Then: the same request publishes again.
+    pub idempotency_window: Duration,
+    /// Events that wait for one hook endpoint. Beyond it: further ones are dropped and counted.
+    pub hook_queue_max: usize,
+    /// Requests to hook endpoints under way at once on this node. Beyond it: deliveries wait.
+    pub hook_in_flight_max: usize,
+    /// Time for a hook endpoint to answer. Then: the delivery is tried again.
+    pub hook_timeout: Duration,
+    /// Time over which a delivery to a hook endpoint is tried again. Then: it is parked and counted.
+    pub hook_retry: Duration,
+    /// Memory of one Lua hook, in bytes. Beyond it: the call fails and is counted.
+    pub lua_memory_bytes_max: usize,
+    /// Time for one call of a Lua hook. Then: the call fails and is counted.
+    pub lua_time: Duration,
     /// Time from accepting a socket until the headers of its first request are there. Then: closed.
     pub handshake_timeout: Duration,
     /// Time after each answer until it has been read and the headers of the next request are there. Then: closed.
@@ -66,6 +94,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             command_bytes_max: 512,
+            message_bytes_max: 65_400,
             body_bytes_max: 10 << 20,
             header_bytes_max: 64 << 10,
             channel_name_bytes_max: 255,
@@ -73,6 +102,9 @@ impl Default for Limits {
             user_id_bytes_max: 255,
             pattern_bytes_max: 1024,
             batch_events_max: 10_000,
+            pusher_batch_events_max: 10,
+            event_channels_max: 100,
+            watchlist_max: 100,
             subscriptions_per_connection_max: 1_000,
             permissions_per_connection_max: 1_000,
             connections_max: 1_000_000,
@@ -82,6 +114,16 @@ impl Default for Limits {
             outbox_bytes_max: 1 << 20,
             outbox_total_bytes_max: 256 << 20,
             backlog_bytes_max: 64 << 20,
+            cache_bytes_max: 64 << 20,
+            cache_ttl: Duration::from_secs(30 * 60),
+            idempotency_keys_max: 100_000,
+            idempotency_window: Duration::from_secs(120),
+            hook_queue_max: 10_000,
+            hook_in_flight_max: 64,
+            hook_timeout: Duration::from_secs(10),
+            hook_retry: Duration::from_secs(5 * 60),
+            lua_memory_bytes_max: 16 << 20,
+            lua_time: Duration::from_millis(100),
             handshake_timeout: Duration::from_secs(10),
             keep_alive_timeout: Duration::from_secs(75),
             request_timeout: Duration::from_secs(30),

@@ -81,14 +81,17 @@ impl Node {
     /// A key cannot be used; or as [`Node::launch`].
     pub fn start(config: &Config) -> anyhow::Result<Self> {
         let gusher = Arc::new(gusher(config)?);
-        let door = |door: &Door| -> Arc<dyn FrontDoor> {
-            match door {
+        let door = |door: &Door| -> anyhow::Result<Arc<dyn FrontDoor>> {
+            Ok(match door {
                 Door::GusherClient => Arc::new(ClientDoor(gusher.clone())),
                 Door::GusherMaster => Arc::new(MasterDoor(gusher.clone())),
+                Door::Pusher | Door::Push1stSocket | Door::Push1st => bail!("there is no door `{}` yet", door.word()),
                 Door::Ops => Arc::new(OpsDoor),
-            }
+            })
         };
-        let with_doors = |listener: &config::Listener| (listener.clone(), listener.doors.iter().map(door).collect());
+        let with_doors = |listener: &config::Listener| -> anyhow::Result<_> {
+            Ok((listener.clone(), listener.doors.iter().map(door).collect::<anyhow::Result<_>>()?))
+        };
         Self::launch(Parts {
             shards: config.shards,
             limits: config.limits.clone(),
@@ -96,7 +99,7 @@ impl Node {
             jobs: jobs(config)?,
             grace: config.shutdown.grace,
             trusted_proxies: config.trusted_proxies.clone(),
-            listeners: config.listen.iter().map(with_doors).collect(),
+            listeners: config.listen.iter().map(with_doors).collect::<anyhow::Result<_>>()?,
         })
     }
 

@@ -94,12 +94,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 /// The flag that moves a default listener.
 fn flag(listener: &Listener) -> Option<&'static str> {
-    match listener.doors[..] {
-        [Door::GusherClient] => Some("--public"),
-        [Door::GusherMaster] => Some("--trusted"),
-        [Door::Ops] => Some("--ops"),
-        _ => None,
-    }
+    let flags = [(Door::GusherClient, "--public"), (Door::GusherMaster, "--trusted"), (Door::Ops, "--ops")];
+    flags.into_iter().find(|(door, _)| listener.doors.contains(door)).map(|(_, flag)| flag)
 }
 
 /// An app of this boot; its id is all digits, for an SDK insists on that.

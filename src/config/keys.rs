@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 
 use super::tree::{Node, Origin, Value};
-use super::values::{Address, Door, Number, Secret, SecretFile, SecretUrl, Setting};
-use super::{App, Config, Gusher, Listener, Remote, RemoteTarget};
+use super::values::{Address, Door, HookFormat, HookTarget, Number, Secret, SecretFile, SecretUrl, Setting};
+use super::{App, Config, Gusher, Hook, Listener, Remote, RemoteTarget};
 use crate::limits::Limits;
 
 /// More threads than this only wait for each other.
@@ -22,6 +22,9 @@ const COUNT_OR_NONE: RangeInclusive<u64> = 0..=COUNT_MAX;
 const TIME_MS: RangeInclusive<u64> = 1..=TIME_MS_MAX;
 /// A time that may be nothing.
 const TIME_MS_OR_NONE: RangeInclusive<u64> = 0..=TIME_MS_MAX;
+
+/// What Pusher clients are told is in whole seconds, and a zero would be no handshake to them.
+const ACTIVITY_TIMEOUT_MS: RangeInclusive<u64> = 1000..=TIME_MS_MAX;
 
 /// What is done with each key. The values hold the defaults at first; reading replaces them.
 pub(super) trait Walk {
@@ -57,6 +60,7 @@ pub(super) fn config(w: &mut impl Walk, config: &mut Config) {
     w.list("listen", &mut config.listen, Listener::blank, listen);
     w.list("apps", &mut config.apps, App::blank, app);
     w.table("gusher", |w| gusher(w, &mut config.gusher));
+    w.table("pusher", |w| w.number("activity_timeout_ms", ACTIVITY_TIMEOUT_MS, &mut config.pusher.activity_timeout));
     w.table("limits", |w| limits(w, &mut config.limits));
     w.table("proxy", |w| w.key("trusted", &mut config.trusted_proxies));
     w.table("shutdown", |w| w.number("grace_ms", TIME_MS_OR_NONE, &mut config.shutdown.grace));
@@ -84,8 +88,43 @@ fn app(w: &mut impl Walk, app: &mut App) {
     w.required("id", &mut app.id);
     w.required("key", &mut app.key);
     secret(w, "secret", "secret_file", &mut app.secret);
+    w.key("previous_secrets", &mut app.previous_secrets);
     w.key("gusher_public_keys", &mut app.gusher_public_keys);
     w.key("enabled", &mut app.enabled);
+    w.key("origins", &mut app.origins);
+    w.key("channels", &mut app.channels);
+    w.key("client_events", &mut app.client_events);
+    w.key("socket_push", &mut app.socket_push);
+    w.key("subscription_count", &mut app.subscription_count);
+    w.key("watchlist", &mut app.watchlist);
+    w.key("authorized_connections", &mut app.authorized_connections);
+    w.number("authorize_timeout_ms", TIME_MS, &mut app.authorize_timeout);
+    w.number("presence_grace_ms", TIME_MS_OR_NONE, &mut app.presence_grace);
+    w.number("presence_members_max", COUNT, &mut app.presence_members_max);
+    w.number("presence_member_bytes_max", COUNT, &mut app.presence_member_bytes_max);
+    w.number("connections_max", COUNT_OR_NONE, &mut app.connections_max);
+    w.number("publishes_per_s", COUNT_OR_NONE, &mut app.publishes_per_s);
+    w.number("reads_per_s", COUNT_OR_NONE, &mut app.reads_per_s);
+    w.number("client_events_per_s", COUNT_OR_NONE, &mut app.client_events_per_s);
+    w.number("client_event_bytes_max", COUNT, &mut app.client_event_bytes_max);
+    w.number("event_bytes_max", COUNT, &mut app.event_bytes_max);
+    w.key("legacy_push1st_tokens", &mut app.legacy_push1st_tokens);
+    w.key("legacy_presence", &mut app.legacy_presence);
+    w.list("hooks", &mut app.hooks, Hook::blank, hook); // last: in TOML, no key of the app may follow
+}
+
+fn hook(w: &mut impl Walk, hook: &mut Hook) {
+    w.required("url", &mut hook.target);
+    // Printed for HTTP endpoints only: for scripts it is an error to write it.
+    let mut format = matches!(hook.target, HookTarget::Http(_)).then_some(hook.format);
+    w.key("format", &mut format);
+    hook.format = match hook.target {
+        HookTarget::Http(_) => format.unwrap_or(hook.format),
+        HookTarget::Lua(_) => HookFormat::Push1st,
+    };
+    w.key("events", &mut hook.events);
+    w.key("channel_prefix", &mut hook.channel_prefix);
+    w.number("batch_ms", TIME_MS_OR_NONE, &mut hook.batch);
 }
 
 fn gusher(w: &mut impl Walk, gusher: &mut Gusher) {
@@ -121,6 +160,7 @@ fn remote(w: &mut impl Walk, remote: &mut Option<Remote>) {
 
 fn limits(w: &mut impl Walk, limits: &mut Limits) {
     w.number("command_bytes_max", COUNT, &mut limits.command_bytes_max);
+    w.number("message_bytes_max", COUNT, &mut limits.message_bytes_max);
     w.number("body_bytes_max", COUNT, &mut limits.body_bytes_max);
     w.number("header_bytes_max", 8192..=COUNT_MAX, &mut limits.header_bytes_max);
     w.number("channel_name_bytes_max", COUNT, &mut limits.channel_name_bytes_max);
@@ -128,6 +168,9 @@ fn limits(w: &mut impl Walk, limits: &mut Limits) {
     w.number("user_id_bytes_max", COUNT, &mut limits.user_id_bytes_max);
     w.number("pattern_bytes_max", COUNT, &mut limits.pattern_bytes_max);
     w.number("batch_events_max", COUNT, &mut limits.batch_events_max);
+    w.number("pusher_batch_events_max", COUNT, &mut limits.pusher_batch_events_max);
+    w.number("event_channels_max", COUNT, &mut limits.event_channels_max);
+    w.number("watchlist_max", COUNT, &mut limits.watchlist_max);
     w.number("subscriptions_per_connection_max", COUNT, &mut limits.subscriptions_per_connection_max);
     w.number("permissions_per_connection_max", COUNT, &mut limits.permissions_per_connection_max);
     w.number("connections_max", COUNT, &mut limits.connections_max);
@@ -137,6 +180,16 @@ fn limits(w: &mut impl Walk, limits: &mut Limits) {
     w.number("outbox_bytes_max", COUNT, &mut limits.outbox_bytes_max);
     w.number("outbox_total_bytes_max", COUNT, &mut limits.outbox_total_bytes_max);
     w.number("backlog_bytes_max", COUNT, &mut limits.backlog_bytes_max);
+    w.number("cache_bytes_max", COUNT, &mut limits.cache_bytes_max);
+    w.number("cache_ttl_ms", TIME_MS, &mut limits.cache_ttl);
+    w.number("idempotency_keys_max", COUNT, &mut limits.idempotency_keys_max);
+    w.number("idempotency_window_ms", TIME_MS, &mut limits.idempotency_window);
+    w.number("hook_queue_max", COUNT, &mut limits.hook_queue_max);
+    w.number("hook_in_flight_max", COUNT, &mut limits.hook_in_flight_max);
+    w.number("hook_timeout_ms", TIME_MS, &mut limits.hook_timeout);
+    w.number("hook_retry_ms", TIME_MS, &mut limits.hook_retry);
+    w.number("lua_memory_bytes_max", COUNT, &mut limits.lua_memory_bytes_max);
+    w.number("lua_time_ms", TIME_MS, &mut limits.lua_time);
     w.number("handshake_timeout_ms", TIME_MS, &mut limits.handshake_timeout);
     w.number("keep_alive_timeout_ms", TIME_MS, &mut limits.keep_alive_timeout);
     w.number("request_timeout_ms", TIME_MS, &mut limits.request_timeout);
@@ -150,6 +203,12 @@ fn secret(w: &mut impl Walk, name: &'static str, file_name: &'static str, secret
     let (mut given, mut file) = SecretFile::split(secret.take());
     w.either((name, &mut given), (file_name, &mut file));
     *secret = SecretFile::join(given, file);
+}
+
+/// A dotted path as TOML's `[[…]]` has it: without the places in lists.
+pub(super) fn header(path: &str) -> String {
+    let parts = path.split('.').map(|part| part.split_once('[').map_or(part, |(list, _)| list));
+    parts.collect::<Vec<_>>().join(".")
 }
 
 /// A listener as a source would write it.

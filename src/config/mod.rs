@@ -35,7 +35,9 @@ pub use env::{process_env, read_env_file};
 pub use error::{ConfigError, ErrorKind};
 pub use overrides::Overrides;
 pub use print::print_effective;
-pub use values::{Address, Door, FileMode, LogFormat, PublicKeyPem, Secret, SecretUrl};
+pub use values::{
+    Address, ChannelKind, Door, FileMode, HookEvent, HookFormat, HookTarget, LogFormat, PublicKeyPem, Secret, SecretUrl,
+};
 
 use error::Findings;
 use tree::Origin;
@@ -51,6 +53,8 @@ pub struct Config {
     pub apps: Vec<App>,
     /// The gusher protocol.
     pub gusher: Gusher,
+    /// The Pusher protocol.
+    pub pusher: Pusher,
     /// What a node accepts before it says no.
     pub limits: Limits,
     /// Proxies whose `X-Forwarded-For` is believed.
@@ -94,10 +98,78 @@ pub struct App {
     pub key: String,
     /// What its backends sign with, where a protocol has signatures.
     pub secret: Option<Secret>,
+    /// Accepted as [`App::secret`] is, and never signed with: so a secret can be changed without a moment in which
+    /// somebody is refused.
+    pub previous_secrets: Vec<Secret>,
     /// Who may sign gusher tokens for it; if empty, [`Gusher::public_keys`].
     pub gusher_public_keys: Vec<PublicKeyPem>,
     /// Whether it may be used.
     pub enabled: bool,
+    /// `Origin`s of the browsers that may open its Pusher and Push1ST sockets: host names or whole origins, `*` standing
+    /// for any run of characters. Empty is any.
+    pub origins: Vec<String>,
+    /// The kinds of channels that Pusher and Push1ST clients may use.
+    pub channels: Vec<ChannelKind>,
+    /// Whether Pusher clients may send events to each other (`client-…`).
+    pub client_events: bool,
+    /// The kinds of channels to which raw Push1ST sockets may push.
+    pub socket_push: Vec<ChannelKind>,
+    /// Whether Pusher clients are told how many connections are subscribed to their channels.
+    pub subscription_count: bool,
+    /// Whether signed-in Pusher users are told who of their watchlist is online.
+    pub watchlist: bool,
+    /// Whether a Pusher connection is closed (4009) unless it signs in or subscribes to a private or presence channel
+    /// within [`App::authorize_timeout`].
+    pub authorized_connections: bool,
+    /// See [`App::authorized_connections`].
+    pub authorize_timeout: Duration,
+    /// How long a member whose connection was lost is kept before the others are told that it has left.
+    pub presence_grace: Duration,
+    /// Members of one presence channel. Beyond it: the subscribe is refused.
+    pub presence_members_max: usize,
+    /// `channel_data` of one member, in bytes. Beyond it: the subscribe is refused.
+    pub presence_member_bytes_max: usize,
+    /// Live client connections on this node; 0 = no limit but the node's. Beyond it: 4004 for a Pusher client, 503 for
+    /// others.
+    pub connections_max: usize,
+    /// Publishes to this node per second, each event of a batch counted; 0 = no limit. Beyond it: 429.
+    pub publishes_per_s: usize,
+    /// Queries to this node per second; 0 = no limit. Beyond it: 429.
+    pub reads_per_s: usize,
+    /// Client events of one connection per second; 0 = no limit. Beyond it: error 4301, and the event is dropped.
+    pub client_events_per_s: usize,
+    /// `data` of one client event, in bytes. Beyond it: an error, and the event is dropped.
+    pub client_event_bytes_max: usize,
+    /// `data` of one event of a Pusher publish, decoded, in bytes. Beyond it: 413.
+    pub event_bytes_max: usize,
+    /// Whether access tokens that Push1ST itself made are accepted.
+    pub legacy_push1st_tokens: bool,
+    /// Whether a signed presence subscription without a `user_id` is accepted, without making a member.
+    pub legacy_presence: bool,
+    /// Who is told what happens on its channels.
+    pub hooks: Vec<Hook>,
+}
+
+/// Somebody who is told what happens on an app's channels.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hook {
+    /// Where to.
+    pub target: HookTarget,
+    /// In whose words; [`HookFormat::Push1st`] for a script.
+    pub format: HookFormat,
+    /// Of what; empty is all that the format has.
+    pub events: Vec<HookEvent>,
+    /// Channels of which it is told, by the beginning of their names; empty is all.
+    pub channel_prefix: Vec<String>,
+    /// How long events are gathered for one request; zero sends each on its own.
+    pub batch: Duration,
+}
+
+/// The Pusher protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pusher {
+    /// After how much silence a client is to ask whether the server is still there; it is told whole seconds.
+    pub activity_timeout: Duration,
 }
 
 /// The gusher protocol.
@@ -199,6 +271,7 @@ impl Default for Config {
                 legacy_pong: false,
                 legacy_empty_push: false,
             },
+            pusher: Pusher { activity_timeout: Duration::from_secs(120) },
             limits: Limits::default(),
             trusted_proxies: Vec::new(),
             shutdown: Shutdown { grace: Duration::from_secs(5) },
@@ -227,7 +300,54 @@ impl Listener {
 impl App {
     /// An app before anything is said about it: without names, enabled.
     pub fn blank() -> App {
-        App { id: String::new(), key: String::new(), secret: None, gusher_public_keys: Vec::new(), enabled: true }
+        App {
+            id: String::new(),
+            key: String::new(),
+            secret: None,
+            previous_secrets: Vec::new(),
+            gusher_public_keys: Vec::new(),
+            enabled: true,
+            origins: Vec::new(),
+            channels: ChannelKind::ALL.to_vec(),
+            client_events: false,
+            socket_push: Vec::new(),
+            subscription_count: false,
+            watchlist: false,
+            authorized_connections: false,
+            authorize_timeout: Duration::from_secs(30),
+            presence_grace: Duration::ZERO,
+            presence_members_max: 100,
+            presence_member_bytes_max: 1024,
+            connections_max: 0,
+            publishes_per_s: 0,
+            reads_per_s: 0,
+            client_events_per_s: 10,
+            client_event_bytes_max: 10_240,
+            event_bytes_max: 10_240,
+            legacy_push1st_tokens: false,
+            legacy_presence: false,
+            hooks: Vec::new(),
+        }
+    }
+}
+
+impl Hook {
+    /// Whether it is to be told of this event on this channel.
+    pub fn wants(&self, event: HookEvent, channel: &str) -> bool {
+        event.format() == self.format
+            && (self.events.is_empty() || self.events.contains(&event))
+            && (self.channel_prefix.is_empty() || self.channel_prefix.iter().any(|prefix| channel.starts_with(prefix)))
+    }
+
+    /// A hook before anything is said about it: to nowhere, in Pusher's words, of everything, unbatched.
+    pub(crate) fn blank() -> Hook {
+        Hook {
+            target: HookTarget::Http(SecretUrl::new("")),
+            format: HookFormat::Pusher,
+            events: Vec::new(),
+            channel_prefix: Vec::new(),
+            batch: Duration::ZERO,
+        }
     }
 }
 

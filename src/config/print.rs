@@ -69,11 +69,12 @@ impl Walk for Printing<'_> {
     fn list<T>(&mut self, name: &'static str, items: &mut Vec<T>, _: impl Fn() -> T, body: impl Fn(&mut Self, &mut T)) {
         let path = self.path_of(name);
         if items.is_empty() {
-            self.text.push_str(&format!("\n# no [[{path}]]  # {}\n", self.loaded.origin(&path)));
+            let header = keys::header(&path);
+            self.text.push_str(&format!("\n# no [[{header}]]  # {}\n", self.loaded.origin(&path)));
         }
         for (index, item) in items.iter_mut().enumerate() {
             let item_path = format!("{path}[{index}]");
-            let header = format!("[[{path}]]  # {}", self.loaded.origin(&item_path));
+            let header = format!("[[{}]]  # {}", keys::header(&path), self.loaded.origin(&item_path));
             self.within(&header, item_path, |printing| body(printing, item));
         }
     }

@@ -121,7 +121,7 @@ impl Walk for Reading<'_> {
         let Some(node) = self.take(name) else { return };
         let path = self.path_of(name);
         let Value::List(nodes) = node.value else {
-            let message = format!("expected a list, as in [[{path}]], found {}", node.describe());
+            let message = format!("expected a list, as in [[{}]], found {}", keys::header(&path), node.describe());
             return self.found.problem_at(node.at, &path, message);
         };
         items.clear();

@@ -279,6 +279,12 @@ fn listener_rules() {
     check(&one("address = ':1'\ndoors = ['ops']\ntrusted = true\ntoken = 'x'"), &[]);
     check(&one("address = ':1'\ndoors = ['ops']\ntrusted = true\nallow = ['0.0.0.0/0']"), &[]);
     check(&one("address = ':1'\ndoors = ['gusher']\ntrusted = true"), &["0.0.0.0:1 is trusted, but other machines"]);
+    check(&one("address = ':1'\ndoors = ['gusher', 'pusher', 'push1st-socket']"), &[]);
+    check(&one("address = ':1'\ndoors = ['push1st', 'push1st-socket']"), &[]);
+    check(
+        &one("address = ':1'\ndoors = ['push1st', 'pusher']"),
+        &["listen[0].doors: the doors `pusher` and `push1st` both answer under /apps/"],
+    );
     check(&one("address = ':1'\ndoors = ['gusher']\nunix_mode = '0600'"), &["this is no unix socket"]);
     check(&one("address = 'unix:/x'\ndoors = ['gusher']\nunix_mode = '0900'"), &["expected permissions as octal"]);
     check(&one("address = 'unix:/x'\ndoors = ['gusher']\nallow = ['::1']"), &["a unix socket knows no IP addresses"]);
@@ -348,6 +354,31 @@ fn app_rules() {
     check(&(app("a", "k") + &app("a", "l")), "apps[1].id: apps[0] has the same id (hydrant.toml:2)");
     check(&(app("a", "k") + &app("b", "k")), "apps[1].key: apps[0] has the same key (hydrant.toml:3)");
     check("[[apps]]\nid = 'a'\nkey = 'b'\nsecret = 5\n", "4 | secret = …");
+    let more = |rest: &str| format!("{}{rest}\n", app("a", "k"));
+    check(&more("origins = ['a.com', 'https://*.a.com:1', '*', 'https://a.com/']"), "\"https://a.com/\" is no origin");
+    check(&more("origins = ['']"), "\"\" is no origin: write a host or a scheme, host and port");
+    check(&more("channels = ['public', 'protcted']"), "no kind of channel `protcted`; did you mean `protected`?");
+    check(&more("previous_secrets = ['x']"), "apps[0].previous_secrets: `secret` is missing");
+    check(&more("secret = 's'\nprevious_secrets = ['']"), "apps[0].previous_secrets: must not be empty");
+    check(&more("presence_members_max = 0"), "apps[0].presence_members_max: must be at least 1");
+    check(&more("hooks = 5"), "apps[0].hooks: expected a list, as in [[apps.hooks]], found the whole number 5");
+    let hook = |rest: &str| more(&format!("secret = 's'\n[[apps.hooks]]\n{rest}"));
+    check(&hook("format = 'push1st'"), "apps[0].hooks[0]: `url` is missing");
+    let url = |url: &str, rest: &str| hook(&format!("url = '{url}'\n{rest}"));
+    for wrong in ["ftp://h", "http://", "https:///p", "http://h/a b", "lua://", "h"] {
+        check(&url(wrong, ""), "apps[0].hooks[0].url: expected http://HOST:PORT/PATH, https://… or lua://FILE");
+    }
+    check(&url("http://h", "events = ['join']"), "`join` is an event of the format \"push1st\", and this hook has");
+    check(&url("lua://a", "events = ['cache_miss']"), "`cache_miss` is an event of the format \"pusher\"");
+    check(&url("http://h", "events = ['joyn']"), "there is no hook event `joyn`; did you mean `join`?");
+    check(
+        &url("lua://a", "format = 'push1st'"),
+        "apps[0].hooks[0].format: a script is always called in Push1ST's words",
+    );
+    check(&url("lua://a", "batch_ms = 5"), "apps[0].hooks[0].batch_ms: Push1ST's form tells events one by one");
+    check(&url("http://h", "format = 'push1st'\nbatch_ms = 5"), "only the format \"pusher\" has batches");
+    check(&more("hooks = [{url = 'http://h'}]"), "apps[0].hooks[0].url: Pusher's webhooks are signed");
+    check("pusher.activity_timeout_ms = 999", "pusher.activity_timeout_ms: must be at least 1000");
     check("apps = [5]", "apps[0]: expected a table, as in { … }, found the whole number 5");
 }
 
@@ -366,6 +397,9 @@ fn warnings() {
     check("", &["there are no apps"]);
     check("apps = [{id = 'a', key = 'k'}]", &["nobody can connect to app a through gusher"]);
     check("apps = [{id = 'a', key = 'k', enabled = false}]", &[]);
+    let pusher = "[[listen]]\naddress = ':1'\ndoors = ['pusher']\n";
+    check(&format!("apps = [{{id = 'a', key = 'k'}}]\n{pusher}"), &["app a has no `secret` to sign with"]);
+    check(&format!("apps = [{{id = 'a', key = 'k', secret = 's'}}]\n{pusher}"), &[]);
 }
 
 #[test]
@@ -504,6 +538,11 @@ fn the_effective_configuration_is_a_configuration() {
         "[node]\nshards = 3\n[[listen]]\naddress = '[::]:0'\ndoors = ['gusher', 'ops']\ntrusted = true\ntoken = 'x'\n\
          hosts = ['*']\n[[listen]]\naddress = 'unix:/run/h.sock'\nunix_mode = '0600'\ndoors = ['gusher']\n\
          [[apps]]\nid = 'a'\nkey = 'k'\nsecret = 's'\ngusher_public_keys = ['''{PEM}''']\nenabled = false\n\
+         previous_secrets = ['t', 'u']\nchannels = ['public']\nsocket_push = ['protected']\norigins = ['*.x']\n\
+         [[apps.hooks]]\nurl = 'http://u:p@h/'\nevents = ['cache_miss']\nbatch_ms = 5\n\
+         [[apps.hooks]]\nurl = 'lua:///x/a.lua'\nevents = ['push']\nchannel_prefix = ['a-']\n\
+         [[apps]]\nid = 'b'\nkey = 'l'\n\
+         [[apps.hooks]]\nurl = 'http://h'\nformat = 'push1st'\n\
          [gusher.remote]\nurl = 'http://u:p@h/{{app}}'\ntimeout_ms = 1\n[log]\nformat = 'json'\n"
     );
     for text in [text.as_str(), ""] {
@@ -715,6 +754,42 @@ fn the_example_shows_the_defaults_of_optional_keys() {
 }
 
 #[test]
+fn the_example_shows_the_defaults_of_an_app() {
+    let (_, apps) = EXAMPLE.split_once("#[[apps]]").unwrap();
+    let (apps, _) = apps.split_once("[gusher]").unwrap();
+    let is_shown = |line: &&str| {
+        !line.starts_with(' ') && !line.starts_with("secret_file") && !line.starts_with("gusher_public_keys")
+    };
+    let lines = apps.lines().filter_map(|line| line.strip_prefix('#')).filter(is_shown);
+    let text = format!("[[apps]]\n{}", lines.collect::<Vec<_>>().join("\n"));
+    let files = Files::new(&[("hydrant.toml", &text)]);
+    let loaded = load(&Sources { file: Some(files.path("hydrant.toml")), ..Sources::default() }).unwrap();
+    let target = loaded.config.apps[0].hooks[0].target.clone();
+    let expected = App {
+        id: "shop".into(),
+        key: "shop-key".into(),
+        secret: Some(Secret::new("...")),
+        hooks: vec![Hook { target, ..Hook::blank() }],
+        ..App::blank()
+    };
+    assert_eq!(format!("{:#?}", loaded.config.apps), format!("{:#?}", [expected]));
+}
+
+#[test]
+fn hooks_hear_what_they_ask_for() {
+    let heard = |hook: &Hook, channel: &str| -> Vec<&str> {
+        let words = HookEvent::ALL.into_iter().filter(|event| hook.wants(*event, channel));
+        words.map(HookEvent::word).collect()
+    };
+    let pusher = Hook { events: vec![HookEvent::CacheMiss, HookEvent::MemberAdded], ..Hook::blank() };
+    assert_eq!(heard(&pusher, "x"), ["member_added", "cache_miss"]);
+    let push1st = Hook { format: HookFormat::Push1st, channel_prefix: vec!["a-".into(), "b".into()], ..Hook::blank() };
+    assert_eq!(heard(&push1st, "a-x"), ["register", "unregister", "join", "leave", "push"]);
+    assert_eq!(heard(&push1st, "b"), heard(&push1st, "a-x"));
+    assert!(heard(&push1st, "a").is_empty());
+}
+
+#[test]
 fn the_docs_name_every_key_and_variable() {
     for path in keys::all() {
         assert!(DOCS.contains(&format!("| `{path}` |")), "docs/configuration.md lacks {path}");
@@ -840,7 +915,8 @@ fn deep_and_repeating_files_are_errors() {
 
 #[test]
 fn debug_shows_no_secrets() {
-    let text = "[[apps]]\nid = 'a'\nkey = 'k'\nsecret = 'hush1'\n[gusher]\nsession_secret = 'hush2'\n\
+    let text = "[[apps]]\nid = 'a'\nkey = 'k'\nsecret = 'hush1'\nprevious_secrets = ['hush7']\n\
+                [[apps.hooks]]\nurl = 'http://u:hush8@h'\n[gusher]\nsession_secret = 'hush2'\n\
                 [gusher.remote]\nredis = 'redis://:hush3@h'\n\
                 [[listen]]\naddress = ':1'\ndoors = ['gusher']\ntoken = 'hush4'\n";
     let files = Files::new(&[("h.toml", text)]);

@@ -3,7 +3,7 @@
 use tracing_subscriber::EnvFilter;
 
 use super::error::{Findings, nearest};
-use super::values::{Address, Door, SecretUrl};
+use super::values::{Address, Door, HookFormat, HookTarget, SecretUrl};
 use super::{App, Config, Listener, RemoteTarget};
 
 /// Notes every problem of `config`, and what is only worth a warning. Where reading already found a problem, rules that
@@ -67,6 +67,11 @@ fn listener(path: &str, listener: &Listener, found: &mut Findings) {
              `trusted = true` on this listener, and keep it on loopback, a unix socket, or behind `allow` or `token`",
             door.word()
         );
+        found.problem(&format!("{path}.doors"), message);
+    }
+    if listener.doors.contains(&Door::Pusher) && listener.doors.contains(&Door::Push1st) {
+        let message = "the doors `pusher` and `push1st` both answer under /apps/, each in its own words: give each a \
+                       listener of its own (`push1st-socket` may stand beside either)";
         found.problem(&format!("{path}.doors"), message);
     }
     if listener.trusted && !listener.address.is_local() && listener.allow.is_empty() && listener.token.is_none() {
@@ -154,6 +159,8 @@ fn apps(config: &Config, found: &mut Findings) {
     if config.apps.is_empty() && !config.gusher.open_apps && found.is_sound("apps") {
         found.warnings.push("there are no apps, so nobody can connect: add [[apps]] to the configuration".into());
     }
+    let is_socket = |door: &Door| matches!(door, Door::Pusher | Door::Push1stSocket);
+    let has_sockets = config.listen.iter().any(|listener| listener.doors.iter().any(is_socket));
     for (index, app) in config.apps.iter().enumerate() {
         let path = format!("apps[{index}]");
         if !found.is_sound(&path) {
@@ -161,12 +168,60 @@ fn apps(config: &Config, found: &mut Findings) {
         }
         app_name(&path, index, "id", &config.apps, |app| &app.id, found);
         app_name(&path, index, "key", &config.apps, |app| &app.key, found);
-        if app.enabled && app.gusher_public_keys.is_empty() && config.gusher.public_keys.is_empty() {
+        app_uses(&path, app, found);
+        let has_tokens = !app.gusher_public_keys.is_empty() || !config.gusher.public_keys.is_empty();
+        if app.enabled && !has_tokens && !has_sockets {
             found.warnings.push(format!(
                 "nobody can connect to app {} through gusher: neither its `gusher_public_keys` nor \
                  `gusher.public_keys` has a key to verify tokens with",
                 app.id
             ));
+        } else if app.enabled && !has_tokens && app.secret.is_none() {
+            found.warnings.push(format!(
+                "app {} has no `secret` to sign with and no public key to verify gusher's tokens with: its clients \
+                 have public channels only",
+                app.id
+            ));
+        }
+    }
+}
+
+/// The rules about what an app's clients may do, and about its hooks.
+fn app_uses(path: &str, app: &App, found: &mut Findings) {
+    for origin in &app.origins {
+        let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
+        if host.is_empty() || host.contains('/') || !origin.bytes().all(|byte| byte.is_ascii_graphic()) {
+            let message = format!(
+                "{origin:?} is no origin: write a host or a scheme, host and port, without a path, as in \"shop.example\", \
+                 \"*.shop.example\" or \"https://shop.example:8443\""
+            );
+            found.problem(&format!("{path}.origins"), message);
+        }
+    }
+    if app.secret.is_none() && !app.previous_secrets.is_empty() {
+        found.problem(&format!("{path}.previous_secrets"), "`secret` is missing: the one that is signed with");
+    }
+    for (index, hook) in app.hooks.iter().enumerate() {
+        let path = format!("{path}.hooks[{index}]");
+        if matches!(hook.target, HookTarget::Lua(_)) && found.origins.contains_key(&format!("{path}.format")) {
+            found.problem(&format!("{path}.format"), "a script is always called in Push1ST's words: leave it out");
+        }
+        if hook.format == HookFormat::Push1st && !hook.batch.is_zero() {
+            let message = "Push1ST's form tells events one by one: only the format \"pusher\" has batches";
+            found.problem(&format!("{path}.batch_ms"), message);
+        }
+        if let Some(event) = hook.events.iter().find(|event| event.format() != hook.format) {
+            let message = format!(
+                "`{}` is an event of the format \"{}\", and this hook has the format \"{}\"",
+                event.word(),
+                event.format().word(),
+                hook.format.word()
+            );
+            found.problem(&format!("{path}.events"), message);
+        }
+        if hook.format == HookFormat::Pusher && app.secret.is_none() {
+            let message = "Pusher's webhooks are signed with the app's `secret`, which is missing";
+            found.problem(&format!("{path}.url"), message);
         }
     }
 }

@@ -467,24 +467,35 @@ pub enum Door {
     GusherClient,
     /// `gusher-master`: gusher's REST API, which knows no credentials.
     GusherMaster,
+    /// `pusher`: Pusher's sockets (`/app/…`) and its signed REST API (`/apps/…`).
+    Pusher,
+    /// `push1st-socket`: Push1ST's raw WebSockets (`/ws/app/…`).
+    Push1stSocket,
+    /// `push1st`: Push1ST's API (`/apps/…`). It knows no credentials on a trusted listener; on another one, requests are
+    /// signed as Pusher's are.
+    Push1st,
     /// `ops`: metrics and health, which know no credentials.
     Ops,
 }
 
 impl Door {
     /// Every door.
-    pub const ALL: [Door; 3] = [Door::GusherClient, Door::GusherMaster, Door::Ops];
+    pub const ALL: [Door; 6] =
+        [Door::GusherClient, Door::GusherMaster, Door::Pusher, Door::Push1stSocket, Door::Push1st, Door::Ops];
 
     /// Its word in the configuration.
     pub fn word(self) -> &'static str {
         match self {
             Door::GusherClient => "gusher",
             Door::GusherMaster => "gusher-master",
+            Door::Pusher => "pusher",
+            Door::Push1stSocket => "push1st-socket",
+            Door::Push1st => "push1st",
             Door::Ops => "ops",
         }
     }
 
-    /// Whether it knows no credentials, so that only a trusted listener may serve it.
+    /// Whether it knows no credentials at all, so that only a trusted listener may serve it.
     pub fn needs_trust(self) -> bool {
         matches!(self, Door::GusherMaster | Door::Ops)
     }
@@ -493,6 +504,193 @@ impl Door {
 impl Setting for Door {
     fn read(node: &Node) -> Result<Self, Vec<Wrong>> {
         one_of(node, "door", &Door::ALL.map(|door| (door.word(), door)))
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.word()))
+    }
+}
+
+/// A kind of channel, as its name's beginning tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChannelKind {
+    /// `public`: none of the others.
+    Public,
+    /// `private`: `private-…`, encrypted ones too.
+    Private,
+    /// `presence`: `presence-…`.
+    Presence,
+    /// `protected`: `protected-…`, Push1ST's.
+    Protected,
+}
+
+impl ChannelKind {
+    /// Every kind.
+    pub const ALL: [ChannelKind; 4] =
+        [ChannelKind::Public, ChannelKind::Private, ChannelKind::Presence, ChannelKind::Protected];
+
+    /// Its word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            ChannelKind::Public => "public",
+            ChannelKind::Private => "private",
+            ChannelKind::Presence => "presence",
+            ChannelKind::Protected => "protected",
+        }
+    }
+}
+
+impl Setting for ChannelKind {
+    fn read(node: &Node) -> Result<Self, Vec<Wrong>> {
+        one_of(node, "kind of channel", &ChannelKind::ALL.map(|kind| (kind.word(), kind)))
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.word()))
+    }
+}
+
+/// Who is told by a hook.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HookTarget {
+    /// `http://…` or `https://…`: an endpoint that events are POSTed to.
+    Http(SecretUrl),
+    /// `lua://FILE`: a script that is called with them.
+    Lua(PathBuf),
+}
+
+impl Setting for HookTarget {
+    fn read(node: &Node) -> Result<Self, Vec<Wrong>> {
+        const WANTED: &str = "http://HOST:PORT/PATH, https://… or lua://FILE";
+        let url = text(node, WANTED)?;
+        match url.split_once("://") {
+            Some(("lua", path)) if !path.is_empty() => Ok(HookTarget::Lua(node.at.resolve(path))),
+            Some(("http" | "https", rest))
+                if !rest.starts_with(['/', '?', '#'])
+                    && !rest.is_empty()
+                    && rest.bytes().all(|b| b.is_ascii_graphic()) =>
+            {
+                Ok(HookTarget::Http(SecretUrl::new(url)))
+            }
+            _ => wrong(node, format!("expected {WANTED}")), // what was found may be a secret
+        }
+    }
+
+    fn write(&self) -> Option<String> {
+        match self {
+            HookTarget::Http(url) => url.write(),
+            HookTarget::Lua(path) => Some(quoted(&format!("lua://{}", path.display()))),
+        }
+    }
+}
+
+/// In whose words a hook is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookFormat {
+    /// Signed webhooks as Pusher's.
+    Pusher,
+    /// Push1ST's, one request for each event.
+    Push1st,
+}
+
+impl HookFormat {
+    /// Its word in the configuration.
+    pub fn word(self) -> &'static str {
+        match self {
+            HookFormat::Pusher => "pusher",
+            HookFormat::Push1st => "push1st",
+        }
+    }
+}
+
+impl Setting for HookFormat {
+    fn read(node: &Node) -> Result<Self, Vec<Wrong>> {
+        one_of(node, "hook format", &[HookFormat::Pusher, HookFormat::Push1st].map(|format| (format.word(), format)))
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(self.word()))
+    }
+}
+
+/// What a hook can be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HookEvent {
+    /// `channel_occupied`: the first subscriber of a channel.
+    ChannelOccupied,
+    /// `channel_vacated`: the last one has gone.
+    ChannelVacated,
+    /// `member_added`: a user's first connection on a presence channel.
+    MemberAdded,
+    /// `member_removed`: the last one has gone.
+    MemberRemoved,
+    /// `client_event`: a client published.
+    ClientEvent,
+    /// `cache_miss`: a subscriber found an empty cache channel.
+    CacheMiss,
+    /// `subscription_count`: how many connections are subscribed.
+    SubscriptionCount,
+    /// `register`: the first subscriber of a channel.
+    Register,
+    /// `unregister`: the last one has gone.
+    Unregister,
+    /// `join`: a connection subscribed.
+    Join,
+    /// `leave`: its subscription ended.
+    Leave,
+    /// `push`: a client published.
+    Push,
+}
+
+impl HookEvent {
+    /// Every event.
+    pub const ALL: [HookEvent; 12] = [
+        HookEvent::ChannelOccupied,
+        HookEvent::ChannelVacated,
+        HookEvent::MemberAdded,
+        HookEvent::MemberRemoved,
+        HookEvent::ClientEvent,
+        HookEvent::CacheMiss,
+        HookEvent::SubscriptionCount,
+        HookEvent::Register,
+        HookEvent::Unregister,
+        HookEvent::Join,
+        HookEvent::Leave,
+        HookEvent::Push,
+    ];
+
+    /// Its word, in the configuration and on the wire.
+    pub fn word(self) -> &'static str {
+        match self {
+            HookEvent::ChannelOccupied => "channel_occupied",
+            HookEvent::ChannelVacated => "channel_vacated",
+            HookEvent::MemberAdded => "member_added",
+            HookEvent::MemberRemoved => "member_removed",
+            HookEvent::ClientEvent => "client_event",
+            HookEvent::CacheMiss => "cache_miss",
+            HookEvent::SubscriptionCount => "subscription_count",
+            HookEvent::Register => "register",
+            HookEvent::Unregister => "unregister",
+            HookEvent::Join => "join",
+            HookEvent::Leave => "leave",
+            HookEvent::Push => "push",
+        }
+    }
+
+    /// The format that has it.
+    pub fn format(self) -> HookFormat {
+        match self {
+            HookEvent::Register | HookEvent::Unregister | HookEvent::Join | HookEvent::Leave | HookEvent::Push => {
+                HookFormat::Push1st
+            }
+            _ => HookFormat::Pusher,
+        }
+    }
+}
+
+impl Setting for HookEvent {
+    fn read(node: &Node) -> Result<Self, Vec<Wrong>> {
+        one_of(node, "hook event", &HookEvent::ALL.map(|event| (event.word(), event)))
     }
 
     fn write(&self) -> Option<String> {
