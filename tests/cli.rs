@@ -405,6 +405,43 @@ fn a_signal_ends_it_and_a_second_one_at_once() {
     assert_eq!(dev.running.wait().code(), Some(0));
 }
 
+#[test]
+fn a_changed_configuration_is_taken_over_and_a_bad_one_is_not() {
+    let text = |limit: &str| {
+        let ops = "{ address = \"127.0.0.1:0\", doors = [\"ops\"], trusted = true }";
+        format!("listen = [{ops}]\napps = [{{ id = \"1\", key = \"k\" }}]\n[limits]\n{limit}\n")
+    };
+    let folder = folder_with("hydrant.toml", &text("batch_events_max = 1"));
+    let file = folder.path().join("hydrant.toml");
+    let mut server = Server::start(&mut hydrant_in(folder.path(), &["serve", "--config", "hydrant.toml"]), 1);
+    let log = |server: &mut Server, part: &str| server.running.stderr.until(part);
+    // the file is watched
+    fs::write(&file, text("batch_events_max = 2")).unwrap();
+    log(&mut server, "configuration reloaded changes=1");
+    log(&mut server, "limits.batch_events_max: 1 -> 2");
+    // a signal asks as well
+    server.running.signal("HUP");
+    log(&mut server, "configuration reloaded changes=0");
+    // what is wrong is told whole, and changes nothing
+    fs::write(&file, text("batch_events_max = 0\noutbox_byte_max = 3")).unwrap();
+    log(&mut server, "the configuration is not reloaded, and stays what it was:");
+    log(&mut server, "hydrant.toml:4:20 limits.batch_events_max: must be at least 1");
+    log(&mut server, "hydrant.toml:5:1 limits.outbox_byte_max: no such key");
+    fs::write(&file, text("batch_events_max = 3\n[log]\nlevel = \"debug\"")).unwrap();
+    log(&mut server, "configuration reloaded changes=2");
+    log(&mut server, "limits.batch_events_max: 2 -> 3");
+    log(&mut server, "log.level: \"info\" -> \"debug\"; needs a restart");
+    assert_eq!(http(server.address("ops"), "GET /readyz", ""), (200, "ready".to_owned()));
+    assert_eq!(server.running.stop().code, Some(0));
+}
+
+#[test]
+fn the_end_of_a_terminal_ends_dev() {
+    let mut dev = Dev::anywhere(&["--app", "1:demo"]);
+    dev.running.signal("HUP");
+    assert_eq!(dev.running.wait().code(), Some(0));
+}
+
 /// Where the printed snippet connects to.
 fn socket_url(dev: &Dev) -> &str {
     dev.line("const socket").split('"').nth(1).unwrap()
