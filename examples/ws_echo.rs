@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::config;
-use hydrant::core::{AppKey, CloseReason, Outcome, Permissions, UserId};
+use hydrant::core::{AppKey, CloseReason, Outcome, Permissions, Settings, UserId};
 use hydrant::hooks::jobs::{JobError, Jobs, Target};
 use hydrant::limits::Limits;
 use hydrant::node::{Node, Parts};
@@ -34,6 +34,8 @@ impl FrontDoor for EchoDoor {
             user: UserId::from(""),
             permissions: Permissions::default(),
             dialect: GUSHER,
+            session: None,
+            must_authorize: false,
         };
         Box::pin(async move {
             let opened = open(exchange, welcome, |_| Box::new(Echo));
@@ -59,8 +61,8 @@ impl Session for Echo {
         Some(frame)
     }
 
-    fn subscribed(&mut self, _outcome: Outcome) -> String {
-        String::new()
+    fn done(&mut self, _outcome: Outcome) -> Step {
+        Step::Nothing
     }
 
     fn job_done(&mut self, _result: Result<(), JobError>) -> Option<String> {
@@ -86,8 +88,7 @@ fn main() -> anyhow::Result<()> {
         };
         let node = Node::launch(Parts {
             shards: 1,
-            limits,
-            apps: Vec::new(),
+            settings: Settings { limits, ..Settings::default() },
             jobs: Jobs::start(Target::None, Duration::from_secs(1), 1, tokio::runtime::Handle::current())?,
             grace: Duration::ZERO,
             trusted_proxies: Vec::new(),

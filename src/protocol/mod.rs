@@ -4,6 +4,7 @@
 //! Adding a protocol is one folder here, one line in [`dialects`], and its doors in `node.rs`, where they are opened.
 
 pub mod gusher;
+mod json;
 
 use std::sync::Arc;
 

@@ -5,7 +5,6 @@
 mod command;
 pub mod dialect;
 mod form;
-mod json;
 mod reply;
 mod rest_v1;
 mod rest_v3;
@@ -17,7 +16,7 @@ use std::sync::Arc;
 use crate::core::{Answer, Permissions, Query, UserId};
 use crate::credential::jwt::ClockPolicy;
 use crate::ops::health;
-use crate::protocol::GUSHER;
+use crate::protocol::{GUSHER, json};
 use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{Exchange, Response};
 use crate::shard::ws::session::{Welcome, open};
@@ -107,6 +106,8 @@ impl Gusher {
             user: UserId::from(&*claims.get().user_id),
             permissions: Permissions::new(&claims, channels),
             dialect: GUSHER,
+            session: None,
+            must_authorize: false,
         };
         let remotes = claims.get().remotes.iter().flatten().filter(|(_, allowed)| **allowed);
         let remotes = remotes.map(|(remote, _)| remote.as_str().into()).collect();
