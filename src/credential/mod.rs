@@ -13,6 +13,8 @@
 pub mod jwt;
 pub mod keygen;
 mod pem;
+pub mod push1st;
+pub mod pusher;
 pub mod session;
 
 use std::sync::LazyLock;
@@ -80,6 +82,25 @@ impl KeyProblem {
 /// Whether `a` equals `b`, in a time that depends on their lengths only.
 pub fn constant_time_eq(a: &[u8], b: &[u8]) -> bool {
     aws_lc_rs::constant_time::verify_slices_are_equal(a, b).is_ok()
+}
+
+/// Lower-case hex.
+fn hex(bytes: &[u8]) -> String {
+    let digit = |nibble: u8| char::from(b"0123456789abcdef"[usize::from(nibble)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+}
+
+/// Hex of either case, of `N` bytes exactly.
+fn unhex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
+    if digits.len() != 2 * N {
+        return None;
+    }
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let mut bytes = [0; N];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8; // two digits: below 256
+    }
+    Some(bytes)
 }
 
 /// Runs every parser of outside bytes in this module over `data`: as a token, as the payload of a verified token, and
