@@ -3,8 +3,8 @@
 use crate::config::Secret;
 use crate::credential::jwt::GusherClaims;
 use crate::credential::keygen;
-use crate::credential::push1st::AccessKey;
-use crate::credential::pusher::AppSecrets;
+use crate::credential::access::AccessKey;
+use crate::credential::signature::AppSecrets;
 use anyhow::{Context, bail};
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use serde::Serialize;

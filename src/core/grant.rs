@@ -90,7 +90,7 @@ impl Permissions {
 
     /// Whether a pattern covers the channel.
     pub fn cover(&self, channel: &str) -> bool {
-        self.patterns.iter().any(|pattern| matches(pattern, channel))
+        self.patterns.iter().any(|pattern| matches_pattern(pattern, channel))
     }
 
     /// Proof for one channel.
@@ -134,7 +134,7 @@ pub fn check_channel_name(channel: &str, bytes_max: usize) -> Result<(), Rejecti
 }
 
 /// Matches in time proportional to `pattern.len() * name.len()` at worst, without recursion.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches_pattern(pattern: &str, name: &str) -> bool {
     if pattern == "*" {
         return true;
     }
@@ -197,7 +197,7 @@ mod tests {
             ("", "a", false),
             ("é*", "éé", true),
         ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern:?} on {name:?}");
+            assert_eq!(matches_pattern(pattern, name), expected, "{pattern:?} on {name:?}");
         }
     }
 
@@ -206,7 +206,7 @@ mod tests {
         fn agrees_with_a_regular_expression(pattern in "[ab*\n]{0,8}", name in "[ab\n]{0,10}") {
             let expression = format!("^{}$", regex::escape(&pattern).replace("\\*", ".+"));
             let regex = regex::RegexBuilder::new(&expression).build().unwrap();
-            prop_assert_eq!(matches(&pattern, &name), pattern == "*" || regex.is_match(&name));
+            prop_assert_eq!(matches_pattern(&pattern, &name), pattern == "*" || regex.is_match(&name));
         }
     }
 }

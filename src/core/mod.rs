@@ -61,6 +61,7 @@ pub use admission::{Admission, Permit};
 pub use channel::{Access, ChannelKind, owner_of};
 pub use connection::{Cached, CloseReason, Connection, Joined, Outcome};
 pub use event::{About, Data, Dialect, DialectIndex, Event, Frames, Ledger, Member, Notice};
+pub(crate) use grant::matches_pattern;
 pub use grant::{Grant, Permissions, check_channel_name};
 pub use id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
 pub use message::{Message, Target};

@@ -13,8 +13,8 @@
 pub mod jwt;
 pub mod keygen;
 mod pem;
-pub mod push1st;
-pub mod pusher;
+pub mod access;
+pub mod signature;
 pub mod session;
 
 use std::sync::LazyLock;
@@ -132,31 +132,31 @@ pub fn fuzz(data: &[u8]) {
 }
 
 fn fuzz_secrets(text: &str) {
-    static SECRETS: LazyLock<(pusher::AppSecrets, push1st::AccessKey)> = LazyLock::new(|| {
+    static SECRETS: LazyLock<(signature::AppSecrets, access::AccessKey)> = LazyLock::new(|| {
         let mut secret = [0; 32];
         aws_lc_rs::rand::fill(&mut secret).expect("random bytes");
         let secret = hex(&secret);
-        (pusher::AppSecrets::new("key", [&*secret]), push1st::AccessKey::new("key", [&*secret]))
+        (signature::AppSecrets::new("key", [&*secret]), access::AccessKey::new("key", [&*secret]))
     });
     let (app, access) = &*SECRETS;
     for accept_legacy in [false, true] {
         assert!(access.check(text, 0, accept_legacy).is_err(), "nobody sealed it");
     }
-    let _ = push1st::legacy_content(text);
+    let _ = access::legacy_content(text);
     assert!(app.check_channel("1.2", "private-x", None, text).is_err(), "nobody signed it");
     assert!(app.check_user("1.2", "{}", text).is_err(), "nobody signed it");
-    let _ = pusher::auth_key(text);
+    let _ = signature::auth_key(text);
 
     // on its own, and behind parameters that get it as far as the signature
     let known = "auth_key=key&auth_version=1.0&auth_timestamp=0";
     let body_md5 = "body_md5=d41d8cd98f00b204e9800998ecf8427e";
     let guess = format!("auth_signature={}", hex(&[0; 32]));
     for query in [text, &format!("{known}&{text}"), &format!("{known}&{body_md5}&{guess}&{text}")] {
-        let request = pusher::SignedRequest { method: "GET", path: "/", query, body: b"" };
+        let request = signature::SignedRequest { method: "GET", path: "/", query, body: b"" };
         assert!(app.check_request(&request, 0).is_err(), "nobody signed it");
     }
     let query = app.sign_request("POST", text, &[("name", text)], text.as_bytes(), 0);
-    let request = pusher::SignedRequest { method: "POST", path: text, query: &query, body: text.as_bytes() };
+    let request = signature::SignedRequest { method: "POST", path: text, query: &query, body: text.as_bytes() };
     assert!(app.check_request(&request, 0).is_ok(), "the app signed it");
 }
 

@@ -3,8 +3,10 @@
 //!
 //! Adding a protocol is one folder here, one line in [`dialects`], and its doors in `node.rs`, where they are opened.
 
+pub mod apps;
 pub mod gusher;
 mod json;
+mod rate;
 
 use std::sync::Arc;
 

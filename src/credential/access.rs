@@ -2,7 +2,7 @@
 //! tokens, which let raw sockets into channels.
 
 use super::Verified;
-use super::pusher::AppSecrets;
+use super::signature::AppSecrets;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::cipher::{AES_256, DecryptionContext, PaddedBlockDecryptingKey, UnboundCipherKey};
 use aws_lc_rs::hmac;
