@@ -46,8 +46,8 @@ mod tests {
         // a batch larger than the rate takes a second's rest, and is paid for after
         assert!(!take(15, 7_000));
         assert!(take(15, 7_100));
-        assert!(!take(1, 8_100));
-        assert!(take(1, 8_700));
+        assert!(!take(1, 7_600));
+        assert!(take(1, 7_700));
         assert!(rate.take(1_000_000, 0, 0));
     }
 }
