@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,12 @@ use crate::core::{self, Admission, AppKey, AppSettings, Ledger, Settings};
 use crate::credential::session::SessionKey;
 use crate::hooks::jobs::{Jobs, Target};
 use crate::ops::metrics::OpsDoor;
+use crate::protocol::apps::Apps;
 use crate::protocol::dialects;
 use crate::protocol::gusher::token::Tokens;
 use crate::protocol::gusher::{ClientDoor, Gusher, MasterDoor};
+use crate::protocol::pusher::PusherDoor;
+use crate::protocol::pusher::idempotency::Idempotency;
 use crate::shard::door::FrontDoor;
 use crate::shard::listener::{Listener, Socket, Trust, bind};
 use crate::shard::{Doors, Given, Mail, Shard, Shared};
@@ -41,6 +44,16 @@ pub struct Node {
 struct Kept {
     /// Signs gusher's session tokens where no secret is configured.
     session: SessionKey,
+    /// The last apps, for what they have taken of their rates.
+    apps: Mutex<Arc<Apps>>,
+    /// Answers to publishes that may be asked for again.
+    idempotency: Arc<Idempotency>,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self { session: SessionKey::generate(), apps: Mutex::default(), idempotency: Arc::default() }
+    }
 }
 
 /// What a node is made of. [`Node::start`] makes it from a configuration; an embedder may bring its own doors.
@@ -85,7 +98,7 @@ impl Node {
     /// # Errors
     /// A key cannot be used; or as [`Node::launch`].
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        let kept = Kept { session: SessionKey::generate() };
+        let kept = Kept::new();
         let doors = doors(config, &kept)?;
         let with_doors = |listener: &config::Listener| (listener.clone(), doors.of(listener));
         let parts = Parts {
@@ -121,7 +134,7 @@ impl Node {
     /// # Errors
     /// The first that is not.
     pub fn check(config: &Config) -> anyhow::Result<()> {
-        doors(config, &Kept { session: SessionKey::generate() })?;
+        doors(config, &Kept::new())?;
         jobs(config)?;
         Ok(())
     }
@@ -241,7 +254,13 @@ impl OneOfEach {
 
 fn doors(config: &Config, kept: &Kept) -> anyhow::Result<OneOfEach> {
     let gusher = Arc::new(gusher(config, kept)?);
+    let mut before = kept.apps.lock().unwrap_or_else(PoisonError::into_inner);
+    let apps = Arc::new(Apps::new(&config.apps, &before));
+    *before = apps.clone();
+    let idempotency = kept.idempotency.clone();
+    let pusher = PusherDoor { apps, activity_timeout: config.pusher.activity_timeout, idempotency };
     Ok(OneOfEach(vec![
+        (Door::Pusher, Arc::new(pusher)),
         (Door::GusherClient, Arc::new(ClientDoor(gusher.clone()))),
         (Door::GusherMaster, Arc::new(MasterDoor(gusher))),
         (Door::Ops, Arc::new(OpsDoor)),
