@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hydrant::config;
-use hydrant::core::{AppKey, CloseReason, Outcome, Permissions, UserId};
+use hydrant::core::{AppKey, CloseReason, Outcome, Permissions, Settings, UserId};
 use hydrant::hooks::jobs::{JobError, Jobs, Target};
 use hydrant::limits::Limits;
 use hydrant::node::{Node, Parts};
@@ -28,15 +28,17 @@ impl FrontDoor for EchoDoor {
         true
     }
 
-    fn answer(&self, exchange: Exchange) -> Answering<'_> {
+    fn answer(&self, mut exchange: Exchange) -> Answering<'_> {
         let welcome = Welcome {
             app: AppKey::from("echo"),
             user: UserId::from(""),
             permissions: Permissions::default(),
             dialect: GUSHER,
+            session: None,
+            must_authorize: false,
         };
         Box::pin(async move {
-            let opened = open(exchange, welcome, |_| Box::new(Echo));
+            let opened = open(&mut exchange, welcome, |_| Box::new(Echo));
             opened.unwrap_or_else(|refusal| text(hyper::StatusCode::BAD_REQUEST, format!("{refusal:?}\n")))
         })
     }
@@ -59,8 +61,8 @@ impl Session for Echo {
         Some(frame)
     }
 
-    fn subscribed(&mut self, _outcome: Outcome) -> String {
-        String::new()
+    fn done(&mut self, _outcome: Outcome) -> Step {
+        Step::Nothing
     }
 
     fn job_done(&mut self, _result: Result<(), JobError>) -> Option<String> {
@@ -86,8 +88,7 @@ fn main() -> anyhow::Result<()> {
         };
         let node = Node::launch(Parts {
             shards: 1,
-            limits,
-            apps: Vec::new(),
+            settings: Settings { limits, ..Settings::default() },
             jobs: Jobs::start(Target::None, Duration::from_secs(1), 1, tokio::runtime::Handle::current())?,
             grace: Duration::ZERO,
             trusted_proxies: Vec::new(),

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -12,17 +12,19 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::{self, Address, Config, Door, PublicKeyPem, RemoteTarget};
-use crate::core::{self, Admission, AppKey, Ledger};
+use crate::core::{self, Admission, AppKey, AppSettings, Ledger, Settings};
 use crate::credential::session::SessionKey;
 use crate::hooks::jobs::{Jobs, Target};
-use crate::limits::Limits;
 use crate::ops::metrics::OpsDoor;
+use crate::protocol::apps::Apps;
 use crate::protocol::dialects;
 use crate::protocol::gusher::token::Tokens;
 use crate::protocol::gusher::{ClientDoor, Gusher, MasterDoor};
+use crate::protocol::pusher::PusherDoor;
+use crate::protocol::pusher::idempotency::Idempotency;
 use crate::shard::door::FrontDoor;
 use crate::shard::listener::{Listener, Socket, Trust, bind};
-use crate::shard::{Mail, Shard, Shared};
+use crate::shard::{Doors, Given, Mail, Shard, Shared};
 
 /// What a shard may take, beside its own goodbyes, before it is given up.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
@@ -34,16 +36,32 @@ pub struct Node {
     threads: Vec<JoinHandle<io::Result<()>>>,
     draining: watch::Sender<bool>,
     grace: Duration,
+    /// What is needed to put another configuration into force: the listeners as they were bound, and what outlives it.
+    reloading: Option<(Vec<config::Listener>, Kept)>,
+}
+
+/// What a node keeps when its configuration is replaced.
+struct Kept {
+    /// Signs gusher's session tokens where no secret is configured.
+    session: SessionKey,
+    /// The last apps, for what they have taken of their rates.
+    apps: Mutex<Arc<Apps>>,
+    /// Answers to publishes that may be asked for again.
+    idempotency: Arc<Idempotency>,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self { session: SessionKey::generate(), apps: Mutex::default(), idempotency: Arc::default() }
+    }
 }
 
 /// What a node is made of. [`Node::start`] makes it from a configuration; an embedder may bring its own doors.
 pub struct Parts {
     /// How many shards, each a thread; 1 to 1,024.
     pub shards: usize,
-    /// What is refused, and when.
-    pub limits: Limits,
-    /// Apps that are counted one by one.
-    pub apps: Vec<AppKey>,
+    /// Limits and apps.
+    pub settings: Settings,
     /// Where jobs are handed on.
     pub jobs: Jobs,
     /// Over how long goodbyes are spread when the node drains.
@@ -80,27 +98,34 @@ impl Node {
     /// # Errors
     /// A key cannot be used; or as [`Node::launch`].
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        let gusher = Arc::new(gusher(config)?);
-        let door = |door: &Door| -> anyhow::Result<Arc<dyn FrontDoor>> {
-            Ok(match door {
-                Door::GusherClient => Arc::new(ClientDoor(gusher.clone())),
-                Door::GusherMaster => Arc::new(MasterDoor(gusher.clone())),
-                Door::Pusher | Door::Push1stSocket | Door::Push1st => bail!("there is no door `{}` yet", door.word()),
-                Door::Ops => Arc::new(OpsDoor),
-            })
-        };
-        let with_doors = |listener: &config::Listener| -> anyhow::Result<_> {
-            Ok((listener.clone(), listener.doors.iter().map(door).collect::<anyhow::Result<_>>()?))
-        };
-        Self::launch(Parts {
+        let kept = Kept::new();
+        let doors = doors(config, &kept)?;
+        let with_doors = |listener: &config::Listener| (listener.clone(), doors.of(listener));
+        let parts = Parts {
             shards: config.shards,
-            limits: config.limits.clone(),
-            apps: config.apps.iter().map(|app| AppKey::from(&*app.key)).collect(),
+            settings: settings(config),
             jobs: jobs(config)?,
             grace: config.shutdown.grace,
             trusted_proxies: config.trusted_proxies.clone(),
-            listeners: config.listen.iter().map(with_doors).collect::<anyhow::Result<_>>()?,
-        })
+            listeners: config.listen.iter().map(with_doors).collect(),
+        };
+        Ok(Self { reloading: Some((config.listen.clone(), kept)), ..Self::launch(parts)? })
+    }
+
+    /// Puts the apps, limits, secrets and keys of another configuration into force; each shard changes from the old ones to the
+    /// new ones between two turns. What else the configuration says stays as it was when the node started.
+    ///
+    /// # Errors
+    /// A key cannot be used; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
+        let Some((listeners, kept)) = &self.reloading else { bail!("this node was not started from a configuration") };
+        let doors = doors(config, kept)?;
+        let doors: Doors = listeners.iter().map(|listener| doors.of(listener)).collect();
+        let settings = Arc::new(settings(config));
+        for mailbox in self.mailboxes.iter() {
+            let _ = mailbox.send(Mail::Reload(settings.clone(), doors.clone()));
+        }
+        Ok(())
     }
 
     /// Whether keys, secrets and the target of jobs are fit for use: what only their users can tell. Listens and
@@ -109,7 +134,7 @@ impl Node {
     /// # Errors
     /// The first that is not.
     pub fn check(config: &Config) -> anyhow::Result<()> {
-        gusher(config)?;
+        doors(config, &Kept::new())?;
         jobs(config)?;
         Ok(())
     }
@@ -123,13 +148,15 @@ impl Node {
         let trusted_proxies: Arc<[IpNet]> = parts.trusted_proxies.into();
         let mut listeners = Vec::new();
         let mut sockets: Vec<Vec<(Arc<Listener>, Socket)>> = (0..shards).map(|_| Vec::new()).collect();
+        let mut all_doors = Vec::new();
         for (index, (spec, doors)) in parts.listeners.into_iter().enumerate() {
+            all_doors.push(doors);
             let (address, bound) = bind(&spec.address, spec.unix_mode, shards).map_err(|reason| ListenError {
                 index,
                 address: spec.address.clone(),
                 reason,
             })?;
-            let listener = Arc::new(listener(spec, address, doors, trusted_proxies.clone(), shards));
+            let listener = Arc::new(listener(index, spec, address, trusted_proxies.clone(), shards));
             for (shard, socket) in bound.into_iter().enumerate() {
                 sockets[shard].push((listener.clone(), socket));
             }
@@ -141,9 +168,7 @@ impl Node {
                 number: 0,
                 shards: shards as core::ShardIndex,
                 hash_seed: uuid::Uuid::new_v4().as_u128() as u64,
-                limits: Arc::new(parts.limits),
                 dialects: dialects(),
-                apps: parts.apps.into(),
                 admission: Admission::default(),
                 ledger: Ledger::default(),
                 backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
@@ -154,15 +179,19 @@ impl Node {
             draining: is_draining,
         });
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| unbounded_channel()).unzip();
-        let mut node = Self { listeners, mailboxes: senders.into(), threads: Vec::new(), draining, grace: parts.grace };
-        let epoch = Instant::now();
+        let (mailboxes, threads) = (senders.into(), Vec::new());
+        let mut node = Self { listeners, mailboxes, threads, draining, grace: parts.grace, reloading: None };
+        let (settings, doors) = (Arc::new(parts.settings), Doors::from(all_doors));
+        let mailboxes = node.mailboxes.clone();
+        let given = Given { shared: shared.clone(), settings, doors, mailboxes, epoch: Instant::now() };
         let mut starting = Vec::new();
         for (index, (mailbox, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
-            let (shared, mailboxes) = (shared.clone(), node.mailboxes.clone());
+            let given = given.clone();
             let (started, is_started) = mpsc::channel();
-            let thread = std::thread::Builder::new()
-                .name(format!("shard-{index}"))
-                .spawn(move || Shard::run(index as u16, shared, mailboxes, mailbox, sockets, epoch, started))?;
+            let thread = std::thread::Builder::new().name(format!("shard-{index}")).spawn(move || {
+                let index = index as core::ShardIndex;
+                Shard::run(index, given, mailbox, sockets, started)
+            })?;
             node.threads.push(thread);
             starting.push(is_started);
         }
@@ -222,13 +251,54 @@ impl Node {
     }
 }
 
-fn gusher(config: &Config) -> anyhow::Result<Gusher> {
+/// One of each door that a listener may name.
+struct OneOfEach(Vec<(Door, Arc<dyn FrontDoor>)>);
+
+impl OneOfEach {
+    fn of(&self, listener: &config::Listener) -> Vec<Arc<dyn FrontDoor>> {
+        let named = |door: &Door| self.0.iter().find(|(name, _)| name == door).map(|(_, door)| door.clone());
+        listener.doors.iter().filter_map(named).collect()
+    }
+}
+
+fn doors(config: &Config, kept: &Kept) -> anyhow::Result<OneOfEach> {
+    let gusher = Arc::new(gusher(config, kept)?);
+    let mut before = kept.apps.lock().unwrap_or_else(PoisonError::into_inner);
+    let apps = Arc::new(Apps::new(&config.apps, &before));
+    *before = apps.clone();
+    let idempotency = kept.idempotency.clone();
+    let pusher = PusherDoor { apps, activity_timeout: config.pusher.activity_timeout, idempotency };
+    Ok(OneOfEach(vec![
+        (Door::Pusher, Arc::new(pusher)),
+        (Door::GusherClient, Arc::new(ClientDoor(gusher.clone()))),
+        (Door::GusherMaster, Arc::new(MasterDoor(gusher))),
+        (Door::Ops, Arc::new(OpsDoor)),
+    ]))
+}
+
+/// What the core must know of the configuration.
+fn settings(config: &Config) -> Settings {
+    let app = |app: &config::App| AppSettings {
+        enabled: app.enabled,
+        connections_max: app.connections_max,
+        presence_grace: app.presence_grace,
+        presence_members_max: app.presence_members_max,
+        presence_member_bytes_max: app.presence_member_bytes_max,
+        subscription_count: app.subscription_count,
+        authorize_within: app.authorized_connections.then_some(app.authorize_timeout),
+        observed: !app.hooks.is_empty(),
+    };
+    let apps = config.apps.iter().map(|one| (AppKey::from(&*one.key), app(one))).collect();
+    Settings { limits: config.limits.clone(), apps }
+}
+
+fn gusher(config: &Config, kept: &Kept) -> anyhow::Result<Gusher> {
     fn pems(keys: &[PublicKeyPem]) -> Vec<(&[u8], &str)> {
         keys.iter().map(|key| (&*key.pem, &*key.origin)).collect()
     }
     let session = match &config.gusher.session_secret {
         Some(secret) => SessionKey::from_secret(secret.expose().as_bytes(), "gusher.session_secret")?,
-        None => SessionKey::generate(),
+        None => kept.session.clone(),
     };
     Ok(Gusher {
         tokens: Tokens::new(
@@ -261,16 +331,16 @@ fn jobs(config: &Config) -> anyhow::Result<Jobs> {
 }
 
 fn listener(
+    index: usize,
     spec: config::Listener,
     address: Address,
-    doors: Vec<Arc<dyn FrontDoor>>,
     trusted_proxies: Arc<[IpNet]>,
     shards: usize,
 ) -> Listener {
     Listener {
         address,
         names: spec.doors.iter().map(|door| door.word().to_owned()).collect(),
-        doors,
+        index,
         path_prefix: spec.path_prefix,
         stays_open: spec.doors == [Door::Ops],
         trust: Trust { trusted: spec.trusted, allow: spec.allow, token: spec.token, hosts: spec.hosts },

@@ -262,6 +262,31 @@ fn a_token_says_what_was_asked_for() {
 }
 
 #[test]
+fn tokens_of_an_apps_secret() {
+    let folder = folder_with("secret", "7ad3773142a6692b25b8\n");
+    let app = ["--key", "278d425bdf160c739803", "--secret-file", "secret"];
+    let make = |words: &[&str]| {
+        let ended = run(hydrant_in(folder.path(), &["token"]).args(words).args(app));
+        assert_eq!((ended.code, &*ended.stderr), (Some(0), ""));
+        ended.stdout
+    };
+    assert_eq!(
+        make(&["pusher", "--socket-id", "1234.1234", "--channel", "private-foobar"]),
+        "{\"auth\":\"278d425bdf160c739803:58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4\"}\n"
+    );
+    let words = ["push1st", "--origin", "*", "--channel", "news", "--ttl", "0"];
+    assert!(make(&words).starts_with("h1."));
+    assert_ne!(make(&words), make(&words));
+
+    let none = run(&mut hydrant_in(folder.path(), &["token", "push1st", "--key", "k"]));
+    assert_eq!((none.code, &*none.stdout), (USAGE, ""));
+    contains(&none.stderr, &["<--secret <SECRET>|--secret-file <FILE>>"]);
+    let unreadable = run(&mut hydrant_in(folder.path(), &["token", "push1st", "--key=k", "--secret-file=none"]));
+    assert_eq!((unreadable.code, &*unreadable.stdout), (Some(1), ""));
+    contains(&unreadable.stderr, &["error: none: cannot read the secret: No such file"]);
+}
+
+#[test]
 fn publish_and_what_keeps_it_from_it() {
     let check = |url: &str, words: &[&str], code: i32, out: &str, error: &[&str]| {
         let ended = run(command(PROGRAM).args(["publish", "--url", url]).args(words));

@@ -1,4 +1,5 @@
-//! Any bytes as a token, a token's payload, a key file: no panic, and nothing unsigned is accepted.
+//! Any bytes as a token, a token's payload, a key file, an auth, a signed request: no panic, and nothing unsigned is
+//! accepted.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

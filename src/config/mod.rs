@@ -147,6 +147,8 @@ pub struct App {
     pub event_bytes_max: usize,
     /// Whether access tokens that Push1ST itself made are accepted.
     pub legacy_push1st_tokens: bool,
+    /// Whether Pusher clients and backends may name channels by any characters, as Push1ST lets them.
+    pub legacy_channel_names: bool,
     /// Whether a signed presence subscription without a `user_id` is accepted, without making a member.
     pub legacy_presence: bool,
     /// Who is told what happens on its channels.
@@ -328,6 +330,7 @@ impl App {
             client_event_bytes_max: 10_240,
             event_bytes_max: 10_240,
             legacy_push1st_tokens: false,
+            legacy_channel_names: false,
             legacy_presence: false,
             hooks: Vec::new(),
         }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::id::AppKey;
 use super::rejection::Rejection;
-use crate::limits::Limits;
+use super::settings::Settings;
 
 /// Counts of live connections; clones share them.
 #[derive(Clone, Default, Debug)]
@@ -27,13 +27,14 @@ impl Admission {
     ///
     /// # Errors
     /// [`Rejection::NodeFull`], [`Rejection::AppFull`], [`Rejection::AddressFull`].
-    pub fn admit(&self, app: &AppKey, address: Option<IpAddr>, limits: &Limits) -> Result<Permit, Rejection> {
+    pub fn admit(&self, app: &AppKey, address: Option<IpAddr>, settings: &Settings) -> Result<Permit, Rejection> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reached = |count: Option<&usize>, max: usize| max > 0 && count.is_some_and(|count| *count >= max);
+        let (limits, of_app) = (&settings.limits, counts.apps.get(app));
         if counts.node >= limits.connections_max {
             return Err(Rejection::NodeFull);
         }
-        if reached(counts.apps.get(app), limits.connections_per_app_max) {
+        if reached(of_app, limits.connections_per_app_max) || reached(of_app, settings.app(app).connections_max) {
             return Err(Rejection::AppFull);
         }
         if address.is_some_and(|address| reached(counts.addresses.get(&address), limits.connections_per_ip_max)) {
@@ -103,20 +104,27 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::settings::AppSettings;
+    use crate::limits::Limits;
 
     #[test]
     fn each_limit_at_its_edge_and_back() {
         let limits =
             Limits { connections_max: 3, connections_per_app_max: 2, connections_per_ip_max: 1, ..Limits::default() };
+        let small = AppSettings { connections_max: 1, ..AppSettings::DEFAULT };
+        let settings = Settings { limits, apps: [(AppKey::from("small"), small)].into() };
         let admission = Admission::default();
         let (a, b) = (AppKey::from("a"), AppKey::from("b"));
         let ip = |last: u8| Some(IpAddr::from([10, 0, 0, last]));
-        let first = admission.admit(&a, ip(1), &limits).unwrap();
-        assert_eq!(admission.admit(&b, ip(1), &limits).unwrap_err(), Rejection::AddressFull);
-        let second = admission.admit(&a, ip(2), &limits).unwrap();
-        assert_eq!(admission.admit(&a, ip(3), &limits).unwrap_err(), Rejection::AppFull);
-        let third = admission.admit(&b, None, &limits).unwrap();
-        assert_eq!(admission.admit(&b, ip(4), &limits).unwrap_err(), Rejection::NodeFull);
+        let only = admission.admit(&AppKey::from("small"), None, &settings).unwrap();
+        assert_eq!(admission.admit(&AppKey::from("small"), None, &settings).unwrap_err(), Rejection::AppFull);
+        drop(only);
+        let first = admission.admit(&a, ip(1), &settings).unwrap();
+        assert_eq!(admission.admit(&b, ip(1), &settings).unwrap_err(), Rejection::AddressFull);
+        let second = admission.admit(&a, ip(2), &settings).unwrap();
+        assert_eq!(admission.admit(&a, ip(3), &settings).unwrap_err(), Rejection::AppFull);
+        let third = admission.admit(&b, None, &settings).unwrap();
+        assert_eq!(admission.admit(&b, ip(4), &settings).unwrap_err(), Rejection::NodeFull);
         assert_eq!(admission.total(), 3);
         drop((first, second, third));
         assert_eq!(admission.total(), 0);

@@ -8,6 +8,7 @@ use slab::Slab;
 use super::connection::Connection;
 use super::event::{Frames, Ledger};
 use super::id::{AppKey, ChannelName, ConnectionId};
+use super::message::Target;
 
 /// Events joined into one batch; with it one write per socket carries up to this many.
 const BATCH_EVENTS_MAX: usize = if cfg!(test) { 3 } else { 64 };
@@ -30,7 +31,7 @@ pub(super) struct Delivery {
     pub(super) frames: Frames,
     /// What it was counted for in the shard's backlog.
     pub(super) weight: usize,
-    pub(super) except: Option<ConnectionId>,
+    pub(super) target: Target,
 }
 
 /// Subscribers, and a queue of events that are handed to them batch by batch, each batch in slices.
@@ -55,10 +56,10 @@ struct Batch {
     deliveries: Vec<Delivery>,
     /// Number of the first delivery.
     first: u64,
-    /// All deliveries in one piece, made when a connection of that dialect is first met.
-    joined: Vec<Option<Bytes>>,
-    /// Connections that some delivery leaves out.
-    exceptions: Vec<ConnectionId>,
+    /// All deliveries in one piece, and how many they are, made when a connection of that dialect is first met.
+    joined: Vec<Option<(Bytes, usize)>>,
+    /// Connections that some delivery leaves out; `None` if each has to be asked.
+    exceptions: Option<Vec<ConnectionId>>,
     /// The next subscriber to serve.
     cursor: usize,
 }
@@ -104,6 +105,11 @@ impl Audience {
         self.gone == self.subscribers.len()
     }
 
+    /// Slots of the connections subscribed.
+    pub(super) fn slots(&self) -> impl Iterator<Item = u32> {
+        self.subscribers.iter().map(|subscriber| subscriber.slot).filter(|slot| *slot != GONE)
+    }
+
     pub(super) fn queue(&mut self, delivery: Delivery) {
         self.queue.push_back(delivery);
         self.next += 1;
@@ -140,12 +146,14 @@ impl Audience {
             }
             let connection = &mut connections[subscriber.slot as usize];
             let dialect = usize::from(connection.dialect);
-            if skipped == 0 && !batch.exceptions.contains(&connection.id) {
-                let joined = batch.joined[dialect].get_or_insert_with(|| join(&batch.deliveries, dialect, ledger));
-                push(connection, joined.clone(), batch.deliveries.len());
+            let gets_all = |exceptions: &Vec<ConnectionId>| !exceptions.contains(&connection.id);
+            if skipped == 0 && batch.exceptions.as_ref().is_some_and(gets_all) {
+                let (joined, events) =
+                    batch.joined[dialect].get_or_insert_with(|| join(&batch.deliveries, dialect, ledger));
+                push(connection, joined.clone(), *events);
             } else {
                 for delivery in &batch.deliveries[skipped..] {
-                    if delivery.except != Some(connection.id) {
+                    if delivery.target.admits(connection) {
                         push(connection, delivery.frames[dialect].clone(), 1);
                     }
                 }
@@ -199,18 +207,25 @@ impl Audience {
         if self.queue.is_empty() && self.queue.capacity() > BATCH_EVENTS_MAX {
             self.queue = VecDeque::new(); // a burst must not cost memory for ever
         }
-        let exceptions = deliveries.iter().filter_map(|delivery| delivery.except).collect();
+        let exceptions = deliveries.iter().filter_map(|delivery| match delivery.target {
+            Target::All => None,
+            Target::Except(connection) => Some(Some(connection)),
+            Target::Only(_) | Target::Sessions(_) => Some(None),
+        });
+        let exceptions = exceptions.collect();
         Some(Batch { deliveries, first, joined: vec![None; dialects], exceptions, cursor: 0 })
     }
 }
 
-/// All frames of one dialect in one piece; a single one is shared as it is.
-fn join(deliveries: &[Delivery], dialect: usize, ledger: &Ledger) -> Bytes {
+/// All frames of one dialect in one piece, and how many they are; a single one is shared as it is. A dialect has no frame
+/// for what it does not tell of.
+fn join(deliveries: &[Delivery], dialect: usize, ledger: &Ledger) -> (Bytes, usize) {
     match deliveries {
-        [only] => only.frames[dialect].clone(),
+        [only] => (only.frames[dialect].clone(), 1),
         several => {
-            let frames: Vec<&[u8]> = several.iter().map(|delivery| &delivery.frames[dialect][..]).collect();
-            ledger.enter(frames.concat())
+            let frames = several.iter().map(|delivery| &delivery.frames[dialect][..]);
+            let frames: Vec<&[u8]> = frames.filter(|frame| !frame.is_empty()).collect();
+            (ledger.enter(frames.concat()), frames.len())
         }
     }
 }

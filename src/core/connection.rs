@@ -1,12 +1,18 @@
 //! The state of one live connection, on the shard that owns it.
 
 use super::admission::Permit;
-use super::event::DialectIndex;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::event::{DialectIndex, Event, Member};
 use super::grant::Permissions;
 use super::id::{ChannelName, ConnectionId, UserId};
+use super::message::Subscriber;
+use super::observation::SessionName;
 use super::outbox::Outbox;
 use super::rejection::Rejection;
-use thiserror::Error;
 
 /// Why a connection ended. Each protocol maps it to its own close code.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Error)]
@@ -26,6 +32,18 @@ pub enum CloseReason {
     /// The client had no subscription for `unsubscribed_timeout`.
     #[error("no subscription for too long")]
     Unsubscribed,
+    /// The client did not show who it is within the app's `authorize_within`.
+    #[error("did not show who it is in time")]
+    Unauthorized,
+    /// A backend ended the connections of its user.
+    #[error("its user's connections were ended by a backend")]
+    Terminated,
+    /// The app was disabled.
+    #[error("the app was disabled")]
+    AppDisabled,
+    /// The app is configured no more.
+    #[error("the app was removed")]
+    AppRemoved,
     /// The node is shutting down.
     #[error("the server is shutting down")]
     Draining,
@@ -36,12 +54,16 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every variant, in the order of [`CloseReason::index`].
-    pub const ALL: [CloseReason; 7] = [
+    pub const ALL: [CloseReason; 11] = [
         CloseReason::Client,
         CloseReason::Violation,
         CloseReason::SlowReader,
         CloseReason::NoPong,
         CloseReason::Unsubscribed,
+        CloseReason::Unauthorized,
+        CloseReason::Terminated,
+        CloseReason::AppDisabled,
+        CloseReason::AppRemoved,
         CloseReason::Draining,
         CloseReason::Internal,
     ];
@@ -59,6 +81,10 @@ impl CloseReason {
             CloseReason::SlowReader => "slow_reader",
             CloseReason::NoPong => "no_pong",
             CloseReason::Unsubscribed => "unsubscribed",
+            CloseReason::Unauthorized => "unauthorized",
+            CloseReason::Terminated => "terminated",
+            CloseReason::AppDisabled => "app_disabled",
+            CloseReason::AppRemoved => "app_removed",
             CloseReason::Draining => "draining",
             CloseReason::Internal => "internal",
         }
@@ -66,12 +92,40 @@ impl CloseReason {
 }
 
 /// How the command of a connection ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub enum Outcome {
-    /// Every channel asked for is subscribed: from here on nothing published to them is missed.
-    Subscribed,
+    /// Every channel asked for is subscribed: from here on nothing published to them is missed. Tells of those that were
+    /// not before.
+    Subscribed(Vec<Joined>),
+    /// The connection is signed in. Tells of the users that it watches.
+    SignedIn {
+        /// Those signed in now.
+        online: Vec<UserId>,
+        /// The others.
+        offline: Vec<UserId>,
+    },
     /// Nothing was changed.
     Refused(Rejection),
+}
+
+/// What a newcomer finds on a channel.
+#[derive(Clone, Debug)]
+pub struct Joined {
+    /// The channel.
+    pub channel: ChannelName,
+    /// Its members, the newcomer among them; `None` for one that is no member.
+    pub members: Option<Vec<Member>>,
+    /// What a cache channel holds.
+    pub cached: Option<Cached>,
+}
+
+/// What a cache channel holds.
+#[derive(Clone, Debug)]
+pub enum Cached {
+    /// Its last event.
+    Event(Event),
+    /// Nothing, or nothing any more.
+    Nothing,
 }
 
 /// One live client.
@@ -82,6 +136,12 @@ pub struct Connection {
     pub(super) user: UserId,
     pub(super) dialect: DialectIndex,
     pub(super) permissions: Permissions,
+    /// What the client calls its session, where a protocol has that.
+    pub(super) session: Option<Arc<str>>,
+    /// Who it is signed in as, and whom it watches.
+    pub(super) signed_in: Option<Box<SignedIn>>,
+    /// It has yet to show who it is, and is closed if it does not in time.
+    pub(super) must_authorize: bool,
     pub(super) subscriptions: Vec<Subscription>,
     /// The command in flight, if any; the next one waits for it.
     pub(super) pending: Option<Box<Pending>>,
@@ -107,14 +167,33 @@ pub(super) struct Subscription {
     pub(super) position: u32,
 }
 
+/// A user by sign-in.
+#[derive(Debug)]
+pub(super) struct SignedIn {
+    pub(super) user: UserId,
+    /// `user_info`, one JSON value; empty if there is none.
+    pub(super) info: Bytes,
+    pub(super) watched: Vec<UserId>,
+}
+
 #[derive(Debug)]
 pub(super) enum Pending {
     Register,
+    SignIn {
+        signed_in: SignedIn,
+        /// How many homes have yet to confirm.
+        waiting: usize,
+        /// What of the watched users is known already.
+        online: Vec<UserId>,
+        offline: Vec<UserId>,
+        /// The user's own channel has confirmed.
+        joined: bool,
+    },
     Subscribe {
         /// What homes have yet to confirm.
         waiting: Vec<ChannelName>,
         /// What homes have confirmed.
-        joined: Vec<ChannelName>,
+        joined: Vec<Joined>,
         /// What was asked for too and is subscribed already.
         held: Vec<ChannelName>,
         /// Set when a permission was revoked meanwhile: nothing of the command will stand.
@@ -141,6 +220,25 @@ impl Connection {
     /// The channels it may use.
     pub fn permissions(&self) -> &Permissions {
         &self.permissions
+    }
+
+    /// Who it is signed in as.
+    pub fn signed_in(&self) -> Option<&UserId> {
+        self.signed_in.as_ref().map(|signed_in| &signed_in.user)
+    }
+
+    /// What was said of the user at the sign-in: one JSON value; empty if nothing.
+    pub fn user_info(&self) -> Bytes {
+        self.signed_in.as_ref().map(|signed_in| signed_in.info.clone()).unwrap_or_default()
+    }
+
+    /// Its name where sessions have names.
+    pub fn session_name(&self) -> SessionName {
+        SessionName { prefix: self.session.clone(), id: self.id }
+    }
+
+    pub(super) fn subscriber(&self) -> Subscriber {
+        Subscriber { session: self.session_name(), dialect: self.dialect, user: self.user.clone() }
     }
 
     /// When it was opened, in milliseconds of the shard's clock.

@@ -62,6 +62,18 @@ impl Event {
         Self { name: name.into(), data, id, about: None }
     }
 
+    /// A copy that keeps nothing alive of the request that it came in.
+    pub(super) fn detached(&self) -> Self {
+        let copy = Bytes::copy_from_slice;
+        let data = match &self.data {
+            Data::Value(json) => Data::Value(copy(json)),
+            Data::Encoded(json) => Data::Encoded(copy(json)),
+            Data::AsSent(json) => Data::AsSent(copy(json)),
+        };
+        let about = self.about.as_deref().map(|about| About { headers: copy(&about.headers), ..about.clone() });
+        Self { name: self.name.clone(), data, id: self.id, about: about.map(Arc::new) }
+    }
+
     /// What it weighs while it waits, in bytes.
     pub fn weight(&self) -> usize {
         let headers = self.about.as_ref().map_or(0, |about| about.headers.len());
@@ -73,6 +85,38 @@ impl Event {
 pub trait Dialect: Send + Sync {
     /// The finished frame, ready for the wire. Called once per event, however many connections get it.
     fn encode(&self, channel: &ChannelName, event: &Event) -> Vec<u8>;
+
+    /// The finished frame of a notice; empty, if the protocol has no such thing.
+    fn notice(&self, _notice: &Notice<'_>) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// What the server itself has to say to connections.
+#[derive(Clone, Copy, Debug)]
+pub enum Notice<'a> {
+    /// To a channel: a user is a member now.
+    MemberAdded(&'a ChannelName, &'a Member),
+    /// To a channel: a user is a member no more.
+    MemberRemoved(&'a ChannelName, &'a UserId),
+    /// To a channel: so many connections are subscribed.
+    SubscriptionCount(&'a ChannelName, u64),
+    /// To a connection: a user that it watches is online, or is not.
+    UserState {
+        /// The user.
+        user: &'a UserId,
+        /// Signed in on at least one connection.
+        online: bool,
+    },
+}
+
+/// A distinct user on a presence channel.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Member {
+    /// Who.
+    pub user: UserId,
+    /// `user_info`: one JSON value; empty if there is none.
+    pub info: Bytes,
 }
 
 /// Counts bytes of encoded events that are alive anywhere in the node: each once, however many outboxes hold it.

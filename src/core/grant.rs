@@ -2,6 +2,9 @@
 
 use crate::credential::Verified;
 
+use super::channel::{Access, ChannelKind, owner_of};
+use super::connection::Connection;
+use super::event::Member;
 use super::id::ChannelName;
 use super::rejection::Rejection;
 
@@ -20,20 +23,51 @@ pub struct Permissions {
     patterns: Box<[Box<str>]>,
 }
 
-/// Proof that a connection may subscribe to a channel; only [`Permissions::grant`] makes one.
+/// Proof that a connection may subscribe to a channel.
 #[derive(Debug)]
 pub struct Grant {
-    channel: ChannelName,
+    pub(super) channel: ChannelName,
+    /// Who the connection is on a presence channel, if it is to be a member.
+    pub(super) member: Option<Member>,
 }
 
 impl Grant {
-    /// The channel it is for.
-    pub fn channel(&self) -> &ChannelName {
-        &self.channel
+    /// For a channel that anybody may use.
+    ///
+    /// # Errors
+    /// The name is empty, reserved or too long, or the channel is not public.
+    pub fn public(channel: &str, channel_name_bytes_max: usize) -> Result<Grant, Rejection> {
+        check_channel_name(channel, channel_name_bytes_max)?;
+        match ChannelKind::of(channel).access {
+            Access::Public => Ok(Grant { channel: channel.into(), member: None }),
+            _ => Err(Rejection::NotPermitted),
+        }
     }
 
-    pub(super) fn into_channel(self) -> ChannelName {
-        self.channel
+    /// For the channel that a checked credential was made for.
+    ///
+    /// # Errors
+    /// The name is empty, reserved or too long.
+    pub fn verified<T>(
+        _proof: &Verified<T>,
+        channel: &str,
+        member: Option<Member>,
+        channel_name_bytes_max: usize,
+    ) -> Result<Grant, Rejection> {
+        check_channel_name(channel, channel_name_bytes_max)?;
+        Ok(Grant { channel: channel.into(), member })
+    }
+
+    /// For the own channel of the user that the connection is signed in as.
+    ///
+    /// # Errors
+    /// It is another's, or no user's at all.
+    pub fn own(connection: &Connection, channel: &str) -> Result<Grant, Rejection> {
+        match (owner_of(channel), connection.signed_in()) {
+            (Some(owner), Some(user)) if owner == user.as_str() => Ok(Grant { channel: channel.into(), member: None }),
+            (Some(_), _) => Err(Rejection::NotPermitted),
+            (None, _) => Err(Rejection::ChannelNameReserved),
+        }
     }
 }
 
@@ -56,7 +90,7 @@ impl Permissions {
 
     /// Whether a pattern covers the channel.
     pub fn cover(&self, channel: &str) -> bool {
-        self.patterns.iter().any(|pattern| matches(pattern, channel))
+        self.patterns.iter().any(|pattern| matches_pattern(pattern, channel))
     }
 
     /// Proof for one channel.
@@ -68,7 +102,7 @@ impl Permissions {
         if !self.cover(channel) {
             return Err(Rejection::NotPermitted);
         }
-        Ok(Grant { channel: channel.into() })
+        Ok(Grant { channel: channel.into(), member: None })
     }
 
     pub(super) fn replace(&mut self, patterns: &[Box<str>]) {
@@ -100,7 +134,7 @@ pub fn check_channel_name(channel: &str, bytes_max: usize) -> Result<(), Rejecti
 }
 
 /// Matches in time proportional to `pattern.len() * name.len()` at worst, without recursion.
-fn matches(pattern: &str, name: &str) -> bool {
+pub(crate) fn matches_pattern(pattern: &str, name: &str) -> bool {
     if pattern == "*" {
         return true;
     }
@@ -163,7 +197,7 @@ mod tests {
             ("", "a", false),
             ("é*", "éé", true),
         ] {
-            assert_eq!(matches(pattern, name), expected, "{pattern:?} on {name:?}");
+            assert_eq!(matches_pattern(pattern, name), expected, "{pattern:?} on {name:?}");
         }
     }
 
@@ -172,7 +206,7 @@ mod tests {
         fn agrees_with_a_regular_expression(pattern in "[ab*\n]{0,8}", name in "[ab\n]{0,10}") {
             let expression = format!("^{}$", regex::escape(&pattern).replace("\\*", ".+"));
             let regex = regex::RegexBuilder::new(&expression).build().unwrap();
-            prop_assert_eq!(matches(&pattern, &name), pattern == "*" || regex.is_match(&name));
+            prop_assert_eq!(matches_pattern(&pattern, &name), pattern == "*" || regex.is_match(&name));
         }
     }
 }

@@ -5,8 +5,9 @@ use std::collections::hash_map::Entry;
 
 use foldhash::fast::RandomState;
 
-use super::event::DialectIndex;
+use super::event::{DialectIndex, Event, Member};
 use super::id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
+use super::message::Subscriber;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 
@@ -56,14 +57,63 @@ impl<K: Eq + std::hash::Hash, V: Default> PerApp<K, V> {
 
 /// Channels by app, each with its audience over all shards.
 #[derive(Debug)]
-pub(super) struct ChannelHomes(PerApp<ChannelName, ChannelHome>);
+pub(super) struct ChannelHomes {
+    channels: PerApp<ChannelName, ChannelHome>,
+    /// How many have a subscriber.
+    pub(super) occupied: usize,
+    /// Bytes of cached events.
+    pub(super) cached_bytes: usize,
+}
 
 #[derive(Default, Debug)]
 pub(super) struct ChannelHome {
     /// Subscriptions per shard and dialect; short, for most shards × dialects have none.
     audience: Vec<(ShardIndex, DialectIndex, u32)>,
     /// Connections per distinct user that has said who it is.
-    members: Map<UserId, u32>,
+    users: Map<UserId, u32>,
+    /// What most channels do not have.
+    rare: Option<Box<Rare>>,
+}
+
+/// What presence channels, cache channels and those with counted subscribers have.
+#[derive(Default, Debug)]
+struct Rare {
+    members: Map<UserId, Present>,
+    member_of: Map<ConnectionId, UserId>,
+    cached: Option<CachedEvent>,
+    /// A look at when the cached event ends is due.
+    cache_due: bool,
+    /// That the cache is empty was told, and need not be told again.
+    miss_told: bool,
+    /// When the number of subscribers was last told.
+    count_told_ms: Option<u64>,
+    /// It is due to be told again.
+    count_due: bool,
+}
+
+#[derive(Debug)]
+struct Present {
+    member: Member,
+    connections: u32,
+    /// When it leaves, if no connection of it comes back before.
+    leaves_ms: Option<u64>,
+}
+
+#[derive(Debug)]
+struct CachedEvent {
+    event: Event,
+    until_ms: u64,
+}
+
+/// What a leave came to.
+#[derive(Default, Debug)]
+pub(super) struct Left {
+    /// That was the last subscription.
+    pub(super) vacated: bool,
+    /// A user that is a member no more.
+    pub(super) removed: Option<UserId>,
+    /// A user whose last connection broke off, and who is given time to come back.
+    pub(super) missing: Option<UserId>,
 }
 
 impl ChannelHome {
@@ -77,70 +127,255 @@ impl ChannelHome {
         (0..shards).filter(|shard| self.audience.iter().any(|(has, _, _)| has == shard))
     }
 
-    /// Distinct users.
-    pub(super) fn members(&self) -> impl ExactSizeIterator<Item = &UserId> {
-        self.members.keys()
+    /// Distinct users that said who they are when they connected.
+    pub(super) fn users(&self) -> impl ExactSizeIterator<Item = &UserId> {
+        self.users.keys()
+    }
+
+    /// Subscriptions on all shards.
+    pub(super) fn subscriptions(&self) -> u64 {
+        self.audience.iter().map(|(_, _, count)| u64::from(*count)).sum()
+    }
+
+    pub(super) fn is_occupied(&self) -> bool {
+        !self.audience.is_empty()
+    }
+
+    /// Distinct members of a presence channel.
+    pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
+        self.rare.iter().flat_map(|rare| rare.members.values()).map(|present| &present.member)
+    }
+
+    pub(super) fn member_count(&self) -> usize {
+        self.rare.as_ref().map_or(0, |rare| rare.members.len())
+    }
+
+    pub(super) fn is_member(&self, user: &UserId) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.members.contains_key(user))
+    }
+
+    /// The member that a connection is.
+    pub(super) fn member_of(&self, connection: ConnectionId) -> Option<&UserId> {
+        self.rare.as_ref()?.member_of.get(&connection)
+    }
+
+    /// The cached event, and for how many milliseconds more.
+    pub(super) fn cached(&self, now_ms: u64) -> Option<(&Event, u64)> {
+        let cached = self.rare.as_ref()?.cached.as_ref()?;
+        (cached.until_ms > now_ms).then(|| (&cached.event, cached.until_ms - now_ms))
+    }
+
+    /// Notes that the emptiness of the cache is told. Returns whether it was not before.
+    pub(super) fn tell_miss(&mut self) -> bool {
+        !std::mem::replace(&mut self.rare().miss_told, true)
+    }
+
+    /// Whether the number of subscribers is to be told now; if not, when it is, unless that is noted already.
+    pub(super) fn tell_count(&mut self, now_ms: u64, every_ms: u64, at_once_max: u64) -> Result<(), Option<u64>> {
+        let count = self.subscriptions();
+        let rare = self.rare();
+        match rare.count_told_ms {
+            Some(told_ms) if count > at_once_max && now_ms < told_ms + every_ms => {
+                let is_due = std::mem::replace(&mut rare.count_due, true);
+                Err((!is_due).then_some(told_ms + every_ms))
+            }
+            _ => {
+                rare.count_told_ms = Some(now_ms);
+                Ok(())
+            }
+        }
+    }
+
+    /// The time has come that `tell_count` put off. Returns whether there is somebody to tell.
+    pub(super) fn count_is_due(&mut self, now_ms: u64) -> bool {
+        let occupied = self.is_occupied();
+        let rare = self.rare();
+        rare.count_due = false;
+        rare.count_told_ms = Some(now_ms);
+        occupied
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn is_spent(&self) -> bool {
+        let holds_nothing = |rare: &Rare| rare.members.is_empty() && rare.cached.is_none();
+        self.audience.is_empty() && self.rare.as_deref().is_none_or(holds_nothing)
+    }
+
+    fn add_member(&mut self, connection: ConnectionId, member: Member) {
+        let rare = self.rare();
+        rare.member_of.insert(connection, member.user.clone());
+        let present = rare.members.entry(member.user.clone());
+        let present = present.or_insert(Present { member, connections: 0, leaves_ms: None });
+        present.connections += 1;
+        present.leaves_ms = None;
+    }
+
+    fn remove_member(&mut self, connection: ConnectionId, leaves_ms: Option<u64>, left: &mut Left) {
+        let Some(rare) = &mut self.rare else { return };
+        let Some(user) = rare.member_of.remove(&connection) else { return };
+        let Some(present) = rare.members.get_mut(&user) else { return };
+        present.connections -= 1;
+        if present.connections > 0 {
+            return;
+        }
+        present.leaves_ms = leaves_ms;
+        if leaves_ms.is_some() {
+            left.missing = Some(user);
+        } else {
+            rare.members.remove(&user);
+            left.removed = Some(user);
+        }
     }
 }
 
 impl ChannelHomes {
     pub(super) fn new() -> Self {
-        Self(PerApp::new())
+        Self { channels: PerApp::new(), occupied: 0, cached_bytes: 0 }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.0.len
+    pub(super) fn is_empty(&self) -> bool {
+        self.channels.len == 0
     }
 
     pub(super) fn get(&self, app: &AppKey, channel: &ChannelName) -> Option<&ChannelHome> {
-        self.0.get(app, channel)
+        self.channels.get(app, channel)
     }
 
-    pub(super) fn app(&self, app: &AppKey) -> impl Iterator<Item = (&ChannelName, &ChannelHome)> {
-        self.0.app(app)
+    pub(super) fn get_mut(&mut self, app: &AppKey, channel: &ChannelName) -> Option<&mut ChannelHome> {
+        self.channels.apps.get_mut(app)?.get_mut(channel)
     }
 
+    /// Channels of an app that have a subscriber, but for those of the server.
+    pub(super) fn occupied(&self, app: &AppKey) -> impl Iterator<Item = (&ChannelName, &ChannelHome)> {
+        let is_theirs = |name: &ChannelName| !name.as_str().starts_with('#');
+        self.channels.app(app).filter(move |(name, home)| home.is_occupied() && is_theirs(name))
+    }
+
+    /// Adds a subscription. Returns whether it is the first.
     pub(super) fn join(
         &mut self,
         app: &AppKey,
         channel: ChannelName,
-        shard: ShardIndex,
-        dialect: DialectIndex,
-        user: &UserId,
-    ) {
-        let home = self.0.entry(app, channel);
-        match home.audience.iter_mut().find(|(on, reads, _)| (*on, *reads) == (shard, dialect)) {
+        who: &Subscriber,
+        member: Option<Member>,
+    ) -> bool {
+        let home = self.channels.entry(app, channel);
+        let is_first = !home.is_occupied();
+        let at = (who.session.id.shard, who.dialect);
+        match home.audience.iter_mut().find(|(on, reads, _)| (*on, *reads) == at) {
             Some((_, _, count)) => *count += 1,
-            None => home.audience.push((shard, dialect, 1)),
+            None => home.audience.push((at.0, at.1, 1)),
         }
-        if !user.as_str().is_empty() {
-            *home.members.entry(user.clone()).or_default() += 1;
+        if !who.user.as_str().is_empty() {
+            *home.users.entry(who.user.clone()).or_default() += 1;
         }
+        if let Some(member) = member {
+            home.add_member(who.session.id, member);
+        }
+        self.occupied += usize::from(is_first);
+        is_first
     }
 
+    /// Ends a subscription. A member whose last it was leaves at once, or at `leaves_ms`.
     pub(super) fn leave(
         &mut self,
         app: &AppKey,
         channel: &ChannelName,
-        shard: ShardIndex,
-        dialect: DialectIndex,
-        user: &UserId,
-    ) {
-        self.0.change(app, channel, |home| {
-            if let Some(at) = home.audience.iter().position(|(on, reads, _)| (*on, *reads) == (shard, dialect)) {
+        who: &Subscriber,
+        leaves_ms: Option<u64>,
+    ) -> Left {
+        let mut left = Left::default();
+        self.channels.change(app, channel, |home| {
+            let at = (who.session.id.shard, who.dialect);
+            if let Some(at) = home.audience.iter().position(|(on, reads, _)| (*on, *reads) == at) {
                 home.audience[at].2 -= 1;
                 if home.audience[at].2 == 0 {
                     home.audience.swap_remove(at);
                 }
+                left.vacated = home.audience.is_empty();
             }
-            if let Some(count) = home.members.get_mut(user) {
+            if let Some(count) = home.users.get_mut(&who.user) {
                 *count -= 1;
                 if *count == 0 {
-                    home.members.remove(user);
+                    home.users.remove(&who.user);
                 }
             }
-            home.audience.is_empty()
+            home.remove_member(who.session.id, leaves_ms, &mut left);
+            if left.vacated
+                && let Some(rare) = &mut home.rare
+            {
+                rare.miss_told = false;
+            }
+            home.is_spent()
         });
+        self.occupied -= usize::from(left.vacated);
+        left
+    }
+
+    /// Removes a member whose time to come back is over. Returns whether it was.
+    pub(super) fn remove_missing(&mut self, app: &AppKey, channel: &ChannelName, user: &UserId, now_ms: u64) -> bool {
+        let mut is_over = false;
+        self.channels.change(app, channel, |home| {
+            let members = home.rare.as_mut().map(|rare| &mut rare.members);
+            if let Some(members) = members
+                && members.get(user).and_then(|present| present.leaves_ms).is_some_and(|leaves_ms| leaves_ms <= now_ms)
+            {
+                members.remove(user);
+                is_over = true;
+            }
+            home.is_spent()
+        });
+        is_over
+    }
+
+    /// Keeps an event for newcomers, if the cached events together stay within `bytes_max`; else the channel keeps
+    /// none, for an old one would be wrong. Returns whether a look at its end is to be noted.
+    pub(super) fn cache(
+        &mut self,
+        app: &AppKey,
+        channel: &ChannelName,
+        event: &Event,
+        until_ms: u64,
+        bytes_max: usize,
+    ) -> bool {
+        let held = self.get(app, channel).and_then(|home| home.rare.as_ref()?.cached.as_ref());
+        let freed = held.map_or(0, |cached| cached.event.weight());
+        self.cached_bytes -= freed;
+        if self.cached_bytes + event.weight() > bytes_max {
+            self.channels.change(app, channel, |home| {
+                home.rare().cached = None;
+                home.is_spent()
+            });
+            return false;
+        }
+        self.cached_bytes += event.weight();
+        let rare = self.channels.entry(app, channel.clone()).rare();
+        rare.cached = Some(CachedEvent { event: event.detached(), until_ms });
+        rare.miss_told = false;
+        !std::mem::replace(&mut rare.cache_due, true)
+    }
+
+    /// Forgets a cached event whose time is over. Returns when it will be over, if it is not.
+    pub(super) fn end_cache(&mut self, app: &AppKey, channel: &ChannelName, now_ms: u64) -> Option<u64> {
+        let (mut later, mut freed) = (None, 0);
+        self.channels.change(app, channel, |home| {
+            let rare = home.rare();
+            match &rare.cached {
+                Some(cached) if cached.until_ms > now_ms => later = Some(cached.until_ms),
+                Some(cached) => freed = cached.event.weight(),
+                None => {}
+            }
+            if later.is_none() {
+                rare.cached = None;
+                rare.cache_due = false;
+            }
+            home.is_spent()
+        });
+        self.cached_bytes -= freed;
+        later
     }
 }
 
@@ -176,10 +411,77 @@ impl UserHomes {
 
     pub(super) fn unregister(&mut self, app: &AppKey, user: &UserId, connection: ConnectionId) {
         self.0.change(app, user, |connections| {
-            if let Some(at) = connections.iter().position(|held| *held == connection) {
-                connections.swap_remove(at);
-            }
+            remove(connections, connection);
             connections.is_empty()
         });
+    }
+}
+
+/// Signed-in users by app, each with those who watch.
+#[derive(Debug)]
+pub(super) struct SignedInHomes(PerApp<UserId, SignedInHome>);
+
+#[derive(Default, Debug)]
+struct SignedInHome {
+    connections: Vec<ConnectionId>,
+    watchers: Vec<ConnectionId>,
+}
+
+impl SignedInHomes {
+    pub(super) fn new() -> Self {
+        Self(PerApp::new())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.len == 0
+    }
+
+    /// The user's connections.
+    pub(super) fn connections(&self, app: &AppKey, user: &UserId) -> &[ConnectionId] {
+        self.0.get(app, user).map_or(&[], |home| &home.connections)
+    }
+
+    /// Connections that want to know of the user.
+    pub(super) fn watchers(&self, app: &AppKey, user: &UserId) -> &[ConnectionId] {
+        self.0.get(app, user).map_or(&[], |home| &home.watchers)
+    }
+
+    /// One connection more. Returns whether it is the first.
+    pub(super) fn sign_in(&mut self, app: &AppKey, user: UserId, connection: ConnectionId) -> bool {
+        let home = self.0.entry(app, user);
+        home.connections.push(connection);
+        home.connections.len() == 1
+    }
+
+    /// One connection less. Returns whether it was the last.
+    pub(super) fn sign_out(&mut self, app: &AppKey, user: &UserId, connection: ConnectionId) -> bool {
+        let mut was_last = false;
+        self.0.change(app, user, |home| {
+            let before = home.connections.len();
+            remove(&mut home.connections, connection);
+            was_last = before == 1 && home.connections.is_empty();
+            home.connections.is_empty() && home.watchers.is_empty()
+        });
+        was_last
+    }
+
+    /// Somebody wants to know of the user. Returns whether the user is signed in.
+    pub(super) fn watch(&mut self, app: &AppKey, user: UserId, watcher: ConnectionId) -> bool {
+        let home = self.0.entry(app, user);
+        home.watchers.push(watcher);
+        !home.connections.is_empty()
+    }
+
+    pub(super) fn unwatch(&mut self, app: &AppKey, user: &UserId, watcher: ConnectionId) {
+        self.0.change(app, user, |home| {
+            remove(&mut home.watchers, watcher);
+            home.connections.is_empty() && home.watchers.is_empty()
+        });
+    }
+}
+
+fn remove(connections: &mut Vec<ConnectionId>, connection: ConnectionId) {
+    if let Some(at) = connections.iter().position(|held| *held == connection) {
+        connections.swap_remove(at);
     }
 }

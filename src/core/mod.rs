@@ -14,6 +14,7 @@
 
 mod admission;
 mod audience;
+mod channel;
 mod connection;
 mod event;
 pub mod grant;
@@ -24,13 +25,17 @@ mod observation;
 mod outbox;
 mod rejection;
 mod request;
+mod roster;
+mod settings;
+mod sign_in;
 mod stats;
 mod timers;
 
 #[cfg(test)]
 mod model_tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -44,22 +49,27 @@ use slab::Slab;
 use crate::limits::Limits;
 
 use audience::{Audience, Delivery};
+use channel::own_channel;
 use connection::{Pending, Subscription};
-use home::{ChannelHome, ChannelHomes, UserHomes};
-use message::Letter;
+use home::{ChannelHome, ChannelHomes, SignedInHomes, UserHomes};
+use message::{Letter, Subscriber};
 use request::{Part, Requests};
+use roster::Due;
 use timers::Wheel;
 
 pub use admission::{Admission, Permit};
-pub use connection::{CloseReason, Connection, Outcome};
-pub use event::{About, Data, Dialect, DialectIndex, Event, Frames, Ledger};
+pub use channel::{Access, ChannelKind, owner_of};
+pub use connection::{Cached, CloseReason, Connection, Joined, Outcome};
+pub use event::{About, Data, Dialect, DialectIndex, Event, Frames, Ledger, Member, Notice};
+pub(crate) use grant::matches_pattern;
 pub use grant::{Grant, Permissions, check_channel_name};
 pub use id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
-pub use message::Message;
+pub use message::{Message, Target};
 pub use observation::{Observation, Observed, SessionName};
 pub use outbox::Outbox;
 pub use rejection::Rejection;
-pub use request::{Answer, Query, RequestId, Ticket};
+pub use request::{Answer, ChannelInfo, Query, RequestId, SessionInfo, Ticket, Which};
+pub use settings::{AppSettings, Settings};
 pub use stats::{Stats, TURN_BUCKETS_US};
 
 /// Subscribers served between two looks at anything else; few under test, so that a handful makes several slices.
@@ -74,12 +84,8 @@ pub struct Node {
     pub shards: ShardIndex,
     /// Seed of the hash that assigns homes; the same on every shard.
     pub hash_seed: u64,
-    /// What is refused, and when.
-    pub limits: Arc<Limits>,
     /// How protocols write events, by [`DialectIndex`].
     pub dialects: Arc<[Arc<dyn Dialect>]>,
-    /// Apps that are counted one by one.
-    pub apps: Arc<[AppKey]>,
     /// Live connections, for the limits on them.
     pub admission: Admission,
     /// Bytes of encoded events alive.
@@ -112,13 +118,15 @@ pub enum Effect {
     Ping(u32),
     /// Take the connection down and [`Core::disconnect`] it.
     Close(u32, CloseReason),
+    /// Tell hooks.
+    Observed(Observation),
 }
 
 impl Effect {
     /// The connection that it is about.
     fn slot(&self) -> Option<u32> {
         match self {
-            Effect::Send(..) | Effect::Answered(..) => None,
+            Effect::Send(..) | Effect::Answered(..) | Effect::Observed(..) => None,
             Effect::Connected(slot) | Effect::Outcome(slot, _) | Effect::Ping(slot) | Effect::Close(slot, _) => {
                 Some(*slot)
             }
@@ -130,6 +138,7 @@ impl Effect {
 pub struct Core {
     shard: ShardIndex,
     node: Node,
+    settings: Arc<Settings>,
     hash: FixedState,
     connections: Slab<Connection>,
     audiences: Slab<Audience>,
@@ -139,6 +148,9 @@ pub struct Core {
     waiting: VecDeque<u32>,
     channels: ChannelHomes,
     users: UserHomes,
+    signed_in: SignedInHomes,
+    /// What homes here must do later, soonest first.
+    due: BinaryHeap<Reverse<Due>>,
     requests: Requests,
     wheel: Wheel,
     now_ms: u64,
@@ -160,8 +172,39 @@ pub struct Hello {
     pub permissions: Permissions,
     /// What it reads.
     pub dialect: DialectIndex,
+    /// What it calls its session, where its protocol has that.
+    pub session: Option<Arc<str>>,
+    /// Whether it is closed when it does not show who it is within the app's `authorize_within`, if the app has one.
+    pub must_authorize: bool,
     /// Random.
     pub nonce: u64,
+}
+
+/// An event on its way in.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// Where to.
+    pub to: Destination,
+    /// What.
+    pub event: Event,
+    /// Who of the subscribers gets it.
+    pub target: Target,
+}
+
+/// Where an event goes.
+#[derive(Clone, Debug)]
+pub enum Destination {
+    /// To a channel.
+    Channel(ChannelName),
+    /// To every connection that is signed in as the user.
+    SignedIn(UserId),
+}
+
+impl Publication {
+    /// To all subscribers of a channel.
+    pub fn new(channel: ChannelName, event: Event) -> Self {
+        Self { to: Destination::Channel(channel), event, target: Target::All }
+    }
 }
 
 impl Core {
@@ -173,9 +216,9 @@ impl Core {
     }
 
     /// An empty shard.
-    pub fn new(shard: ShardIndex, node: Node) -> Self {
-        let resolution_ms = Self::resolution(&node.limits).as_millis() as u64;
-        Self {
+    pub fn new(shard: ShardIndex, node: Node, settings: Arc<Settings>) -> Self {
+        let resolution_ms = Self::resolution(&settings.limits).as_millis() as u64;
+        let mut core = Self {
             shard,
             hash: FixedState::with_seed(node.hash_seed),
             connections: Slab::new(),
@@ -185,15 +228,50 @@ impl Core {
             waiting: VecDeque::new(),
             channels: ChannelHomes::new(),
             users: UserHomes::new(),
+            signed_in: SignedInHomes::new(),
+            due: BinaryHeap::new(),
             requests: Requests::default(),
             wheel: Wheel::new(resolution_ms),
             now_ms: 0,
             inbox: VecDeque::new(),
             effects: Vec::new(),
             dirty: Vec::new(),
-            stats: Stats { app_events_in: node.apps.iter().map(|app| (app.clone(), 0)).collect(), ..Stats::default() },
+            stats: Stats::default(),
             node,
+            settings: Arc::default(),
+        };
+        core.apply_settings(settings);
+        core
+    }
+
+    /// Replaces the settings. Connections of apps that are gone or disabled are closed; what else is granted stays.
+    pub fn apply_settings(&mut self, settings: Arc<Settings>) {
+        for (slot, connection) in &self.connections {
+            let app = connection.permit.app();
+            let reason = match (self.settings.apps.get(app), settings.apps.get(app)) {
+                (_, Some(new)) if !new.enabled => CloseReason::AppDisabled,
+                (Some(_), None) => CloseReason::AppRemoved,
+                _ => continue,
+            };
+            if !connection.closing {
+                self.effects.push(Effect::Close(slot as u32, reason));
+            }
         }
+        for effect in &self.effects {
+            if let Effect::Close(slot, _) = effect
+                && let Some(connection) = self.connections.get_mut(*slot as usize)
+            {
+                connection.closing = true;
+            }
+        }
+        let counted = |app: &AppKey| self.stats.app_events_in.get(app).copied().unwrap_or(0);
+        self.stats.app_events_in = settings.apps.keys().map(|app| (app.clone(), counted(app))).collect();
+        self.settings = settings;
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Arc<Settings> {
+        &self.settings
     }
 
     // ------------------------------------------------------------------ connections
@@ -204,7 +282,7 @@ impl Core {
     /// # Errors
     /// The user id is too long, or the credential names too many channels.
     pub fn connect(&mut self, hello: Hello) -> Result<ConnectionId, Rejection> {
-        let limits = &self.node.limits;
+        let limits = &self.settings.limits;
         if hello.user.as_str().len() > limits.user_id_bytes_max {
             return Err(self.rejected(Rejection::UserIdTooLong));
         }
@@ -228,6 +306,9 @@ impl Core {
             user: hello.user,
             dialect: hello.dialect,
             permissions: hello.permissions,
+            session: hello.session,
+            signed_in: None,
+            must_authorize: hello.must_authorize,
             subscriptions: Vec::new(),
             pending: Some(Box::new(Pending::Register)),
             command: 0,
@@ -240,7 +321,7 @@ impl Core {
             pinged_ms: None,
         });
         self.stats.connections_opened += 1;
-        self.wheel.add(id.slot, self.now_ms + self.first_look_ms(id.nonce));
+        self.wheel.add(id.slot, self.now_ms + self.first_look_ms(&app, id.nonce));
         if user.as_str().is_empty() {
             self.receive_registered(id);
         } else {
@@ -253,15 +334,29 @@ impl Core {
     /// The connection has gone, or is to go: it leaves every channel and the roster at once. Returns what it had yet
     /// to be sent; `None` if it had gone already.
     pub fn disconnect(&mut self, slot: u32, reason: CloseReason) -> Option<Outbox> {
-        let connection = self.connections.try_remove(slot as usize)?;
+        let mut connection = self.connections.try_remove(slot as usize)?;
+        let broken = reason != CloseReason::Terminated;
+        let (app, who) = (connection.permit.app().clone(), connection.subscriber());
         for subscription in &connection.subscriptions {
-            self.leave(&connection, *subscription);
+            let channel = self.leave_audience(*subscription);
+            self.send_leave(&who, &app, channel, broken);
         }
-        let app = connection.permit.app().clone();
-        if let Some(Pending::Subscribe { joined, .. }) = connection.pending.as_deref() {
-            for channel in joined.clone() {
-                self.send_leave(connection.dialect, app.clone(), channel, connection.user.clone());
+        match connection.pending.take().map(|pending| *pending) {
+            Some(Pending::Subscribe { joined, .. }) => {
+                for joined in joined {
+                    self.send_leave(&who, &app, joined.channel, broken);
+                }
             }
+            Some(Pending::SignIn { signed_in, joined, .. }) => {
+                if joined {
+                    self.send_leave(&who, &app, own_channel(&signed_in.user), broken);
+                }
+                self.sign_out(connection.id, &app, signed_in);
+            }
+            Some(Pending::Register) | None => {}
+        }
+        if let Some(signed_in) = connection.signed_in.take() {
+            self.sign_out(connection.id, &app, *signed_in);
         }
         if !connection.user.as_str().is_empty() {
             let home = self.user_home(&app, &connection.user);
@@ -305,21 +400,21 @@ impl Core {
         let Some(connection) = self.connections.get(slot as usize) else { return };
         debug_assert!(!connection.is_busy(), "one command in flight per connection");
         let app = connection.permit.app().clone();
-        let limit = self.node.limits.subscriptions_per_connection_max;
-        let (mut wanted, mut held): (Vec<ChannelName>, Vec<ChannelName>) =
+        let limit = self.settings.limits.subscriptions_per_connection_max;
+        let (mut wanted, mut held): (Vec<Grant>, Vec<ChannelName>) =
             (Vec::with_capacity(grants.len().min(limit)), Vec::new());
-        for channel in grants.into_iter().map(Grant::into_channel) {
-            if self.is_subscribed(connection, &app, &channel) {
-                held.push(channel);
-            } else if !wanted.contains(&channel) {
-                wanted.push(channel);
+        for grant in grants {
+            if self.has_subscription(connection, &grant.channel) {
+                held.push(grant.channel);
+            } else if !wanted.iter().any(|wanted| wanted.channel == grant.channel) {
+                wanted.push(grant);
             }
             if connection.subscriptions.len() + wanted.len() > limit {
                 break; // however many more there are
             }
         }
         if wanted.is_empty() {
-            self.effects.push(Effect::Outcome(slot, Outcome::Subscribed));
+            self.effects.push(Effect::Outcome(slot, Outcome::Subscribed(Vec::new())));
             return;
         }
         if connection.subscriptions.len() + wanted.len() > limit {
@@ -330,19 +425,50 @@ impl Core {
         let connection = &mut self.connections[slot as usize];
         connection.command = connection.command.wrapping_add(1);
         connection.pending = Some(Box::new(Pending::Subscribe {
-            waiting: wanted.clone(),
+            waiting: wanted.iter().map(|grant| grant.channel.clone()).collect(),
             joined: Vec::with_capacity(wanted.len()),
             held,
             refused: None,
         }));
-        let (connection, command, dialect, user) =
-            (connection.id, connection.command, connection.dialect, connection.user.clone());
-        for channel in wanted {
+        let (command, who) = (connection.command, connection.subscriber());
+        for Grant { channel, member } in wanted {
             let home = self.channel_home(&app, &channel);
-            let (app, user) = (app.clone(), user.clone());
-            self.send(home, Letter::Join { connection, command, dialect, app, channel, user });
+            let (who, app) = (who.clone(), app.clone());
+            self.send(home, Letter::Join { who, command, app, channel, member });
         }
         self.settle();
+    }
+
+    /// Whether a connection is subscribed to a channel.
+    pub fn is_subscribed(&self, slot: u32, channel: &str) -> bool {
+        let connection = self.connections.get(slot as usize);
+        connection.is_some_and(|connection| self.has_subscription(connection, &ChannelName::from(channel)))
+    }
+
+    /// Publishes what a client has to say to a channel that it is subscribed to. The client itself does not get it, unless
+    /// it is the target.
+    ///
+    /// # Errors
+    /// It is not subscribed, or a shard is behind by more than `backlog_bytes_max`.
+    pub fn publish_from(
+        &mut self,
+        slot: u32,
+        channel: ChannelName,
+        mut event: Event,
+        target: Target,
+    ) -> Result<(), Rejection> {
+        let Some(connection) = self.connections.get(slot as usize) else { return Err(Rejection::NotSubscribed) };
+        if !self.has_subscription(connection, &channel) {
+            return Err(self.rejected(Rejection::NotSubscribed));
+        }
+        let (app, session) = (connection.permit.app().clone(), connection.session_name());
+        self.check_backlog().map_err(|rejection| self.rejected(rejection))?;
+        let target = if target == Target::All { Target::Except(session.id) } else { target };
+        let about = event.about.take().unwrap_or_default();
+        event.about = Some(Arc::new(About { session: Some(session), ..(*about).clone() }));
+        self.forward(&app, channel, event, target, None);
+        self.settle();
+        Ok(())
     }
 
     /// Ends a subscription, at once. Returns whether there was one.
@@ -365,16 +491,9 @@ impl Core {
     ///
     /// # Errors
     /// The name is reserved or too long, or a shard is behind by more than `backlog_bytes_max`.
-    pub fn publish(
-        &mut self,
-        app: &AppKey,
-        channel: ChannelName,
-        event: Event,
-        except: Option<ConnectionId>,
-    ) -> Result<(), Rejection> {
-        let checked = check_channel_name(channel.as_str(), self.node.limits.channel_name_bytes_max);
-        checked.and_then(|()| self.check_backlog()).map_err(|rejection| self.rejected(rejection))?;
-        self.forward(app, channel, event, except);
+    pub fn publish(&mut self, app: &AppKey, publication: Publication) -> Result<(), Rejection> {
+        self.check(std::slice::from_ref(&publication))?;
+        self.send_out(app, publication, None);
         self.settle();
         Ok(())
     }
@@ -383,19 +502,53 @@ impl Core {
     ///
     /// # Errors
     /// As [`Core::publish`].
-    pub fn publish_all(&mut self, app: &AppKey, events: Vec<(ChannelName, Event)>) -> Result<(), Rejection> {
-        let bytes_max = self.node.limits.channel_name_bytes_max;
-        let mut checked = events.iter().map(|(channel, _)| check_channel_name(channel.as_str(), bytes_max));
-        checked
-            .find(Result::is_err)
-            .unwrap_or(Ok(()))
-            .and_then(|()| self.check_backlog())
-            .map_err(|rejection| self.rejected(rejection))?;
-        for (channel, event) in events {
-            self.forward(app, channel, event, None);
+    pub fn publish_all(&mut self, app: &AppKey, publications: Vec<Publication>) -> Result<(), Rejection> {
+        self.check(&publications)?;
+        for publication in publications {
+            self.send_out(app, publication, None);
         }
         self.settle();
         Ok(())
+    }
+
+    /// As [`Core::publish_all`], answered with how many subscribers each channel's event is for: [`Answer::PerChannel`].
+    ///
+    /// # Errors
+    /// As [`Core::publish`].
+    pub fn publish_counted(
+        &mut self,
+        request: RequestId,
+        app: &AppKey,
+        publications: Vec<Publication>,
+    ) -> Result<(), Rejection> {
+        self.check(&publications)?;
+        self.requests.open(request, publications.len() as u32);
+        for publication in publications {
+            self.send_out(app, publication, Some(Ticket { shard: self.shard, request }));
+        }
+        self.settle();
+        Ok(())
+    }
+
+    fn check(&mut self, publications: &[Publication]) -> Result<(), Rejection> {
+        let limits = &self.settings.limits;
+        let check = |publication: &Publication| match &publication.to {
+            Destination::Channel(channel) => check_channel_name(channel.as_str(), limits.channel_name_bytes_max),
+            Destination::SignedIn(user) if user.as_str().len() > limits.user_id_bytes_max => {
+                Err(Rejection::UserIdTooLong)
+            }
+            Destination::SignedIn(_) => Ok(()),
+        };
+        let checked = publications.iter().try_for_each(check).and_then(|()| self.check_backlog());
+        checked.map_err(|rejection| self.rejected(rejection))
+    }
+
+    fn send_out(&mut self, app: &AppKey, publication: Publication, ticket: Option<Ticket>) {
+        let channel = match publication.to {
+            Destination::Channel(channel) => channel,
+            Destination::SignedIn(user) => own_channel(&user),
+        };
+        self.forward(app, channel, publication.event, publication.target, ticket);
     }
 
     /// Publishes to every channel of the app whose name the pattern finds; answered with their number.
@@ -479,7 +632,7 @@ impl Core {
         dialect: DialectIndex,
         frame: Vec<u8>,
     ) -> Result<(), Rejection> {
-        let limits = &self.node.limits;
+        let limits = &self.settings.limits;
         let patterns = match &assignment {
             Assignment::Replace(patterns) => patterns,
             Assignment::Add(pattern) => std::slice::from_ref(pattern),
@@ -503,7 +656,7 @@ impl Core {
     /// Asks the node; ends with [`Effect::Answered`].
     pub fn query(&mut self, request: RequestId, query: Query) {
         match &query {
-            Query::Members(app, channel) | Query::MemberCount(app, channel) => {
+            Query::Members(app, channel) | Query::MemberCount(app, channel) | Query::Present(app, channel) => {
                 let home = self.channel_home(app, channel);
                 self.requests.open(request, 1);
                 self.send(home, Letter::Query { ticket: Ticket { shard: self.shard, request }, query });
@@ -527,6 +680,7 @@ impl Core {
         for slot in self.wheel.take_due(self.now_ms) {
             self.look_at(slot);
         }
+        self.do_what_is_due();
     }
 
     /// Moves time on for what is stamped from now on, without looking at deadlines.
@@ -561,7 +715,7 @@ impl Core {
         let ledger = &self.node.ledger;
         let (looked_at, weight) =
             audience.serve(SLICE_SUBSCRIBERS, ledger, connections, |connection, frame, events| {
-                if !connection.closing {
+                if !connection.closing && !frame.is_empty() {
                     stats.events_out += events as u64;
                     connection.outbox.push(frame);
                     mark_dirty(connection, dirty);
@@ -595,7 +749,7 @@ impl Core {
     pub fn flushed(&mut self, slot: u32) {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
         connection.dirty = false;
-        let limits = &self.node.limits;
+        let limits = &self.settings.limits;
         let lags = !connection.outbox.is_empty();
         if connection.outbox.exceeds(limits.outbox_bytes_max)
             || lags && self.node.ledger.bytes() > limits.outbox_total_bytes_max
@@ -637,7 +791,8 @@ impl Core {
         Stats {
             connections: self.connections.len() as u64,
             subscriptions: self.connections.iter().map(|(_, held)| held.subscriptions.len() as u64).sum(),
-            channels: self.channels.len() as u64,
+            channels: self.channels.occupied as u64,
+            cache_bytes: self.channels.cached_bytes as u64,
             users: self.users.len() as u64,
             outbox_bytes: self.connections.iter().map(|(_, held)| held.outbox.weight() as u64).sum(),
             ..self.stats.clone()
@@ -649,8 +804,9 @@ impl Core {
         self.connections.is_empty()
             && self.audiences.is_empty()
             && self.audience_of.is_empty()
-            && self.channels.len() == 0
+            && self.channels.is_empty()
             && self.users.len() == 0
+            && self.signed_in.is_empty()
             && self.requests.is_empty()
     }
 
@@ -664,31 +820,56 @@ impl Core {
             }
             Letter::Registered { connection } => self.receive_registered(connection),
             Letter::Unregister { connection, app, user } => self.users.unregister(&app, &user, connection),
-            Letter::Join { connection, command, dialect, app, channel, user } => {
-                self.channels.join(&app, channel.clone(), connection.shard, dialect, &user);
-                self.send(connection.shard, Letter::Joined { connection, command, dialect, app, channel, user });
+            Letter::SignIn { connection, command, app, user } => self.sign_in_here(connection, command, &app, user),
+            Letter::SignedIn { connection, command } => self.sign_in_confirmed(connection, command, |_| {}),
+            Letter::SignOut { connection, app, user } => self.sign_out_here(connection, &app, &user),
+            Letter::Watch { connection, command, app, user } => {
+                let online = self.signed_in.watch(&app, user.clone(), connection);
+                self.send(connection.shard, Letter::Watched { connection, command, user, online });
             }
-            Letter::Joined { connection, command, dialect, app, channel, user } => {
-                if !self.receive_joined(connection, command, &channel) {
-                    self.send_leave(dialect, app, channel, user);
+            Letter::Watched { connection, command, user, online: is_online } => {
+                self.sign_in_confirmed(connection, command, |pending| {
+                    if let Pending::SignIn { online, offline, .. } = pending {
+                        if is_online { online } else { offline }.push(user);
+                    }
+                });
+            }
+            Letter::Unwatch { connection, app, user } => self.signed_in.unwatch(&app, &user, connection),
+            Letter::UserState { connection, user, online } => self.receive_user_state(connection, user, online),
+            Letter::Terminate { app, user } => self.terminate_here(&app, &user),
+            Letter::Close { connection, reason } => {
+                if self.get(connection).is_some() {
+                    self.close(connection.slot, reason);
                 }
             }
-            Letter::Leave { shard, dialect, app, channel, user } => {
-                self.channels.leave(&app, &channel, shard, dialect, &user);
+            Letter::Join { who, command, app, channel, member } => self.join_here(who, command, app, channel, member),
+            Letter::Joined { who, command, app, joined } => {
+                let channel = joined.as_ref().ok().map(|joined| joined.channel.clone());
+                if !self.receive_joined(who.session.id, command, joined)
+                    && let Some(channel) = channel
+                {
+                    self.send_leave(&who, &app, channel, true);
+                }
             }
-            Letter::Publish { app, channel, event, except } => {
+            Letter::Leave { who, app, channel, broken } => self.leave_here(&who, &app, &channel, broken),
+            Letter::Publish { app, channel, event, target, ticket } => {
                 self.repay(event.weight());
-                self.publish_here(&app, &channel, &event, except);
+                self.publish_here(&app, &channel, event, target, ticket);
             }
             Letter::PublishMatching { ticket, app, pattern, event } => {
                 let answer = self.publish_matching_here(&app, &pattern, &event);
                 self.answer(ticket, Part::Home { answer, more: 0 });
             }
-            Letter::Deliver { app, channel, frames, weight, except } => {
-                match self.audience_of.get(&(app, channel)).copied() {
+            Letter::Deliver { app, channel, frames, weight, target, ticket } => {
+                let audience = self.audience_of.get(&(app, channel.clone())).copied();
+                if let Some(ticket) = ticket {
+                    let count = audience.map_or(0, |index| self.count(index, &target));
+                    self.answer(ticket, Part::Extra(Answer::PerChannel(vec![(channel, count)])));
+                }
+                match audience {
                     Some(index) => {
                         let audience = &mut self.audiences[index as usize];
-                        audience.queue(Delivery { frames, weight, except });
+                        audience.queue(Delivery { frames, weight, target });
                         if !audience.listed {
                             audience.listed = true;
                             self.waiting.push_back(index);
@@ -732,7 +913,7 @@ impl Core {
                         self.push(connection.slot, frame);
                     }
                 }
-                self.answer(ticket, Part::Extra(done));
+                self.answer(ticket, Part::Extra(done.map_or_else(Answer::Refused, |()| Answer::Done)));
             }
             Letter::Query { ticket, query } => {
                 let answer = self.look_up(&query);
@@ -754,37 +935,53 @@ impl Core {
     }
 
     /// Returns whether somebody was waiting for it.
-    fn receive_joined(&mut self, id: ConnectionId, command: u32, channel: &ChannelName) -> bool {
+    fn receive_joined(
+        &mut self,
+        id: ConnectionId,
+        command: u32,
+        answer: Result<Joined, (ChannelName, Rejection)>,
+    ) -> bool {
         let Some(connection) = self.connections.get_mut(id.slot as usize).filter(|held| held.id == id) else {
             return false;
         };
         if connection.command != command {
             return false;
         }
-        let Some(Pending::Subscribe { waiting, joined, refused, .. }) = connection.pending.as_deref_mut() else {
-            return false;
+        let (waiting, joined, refused) = match connection.pending.as_deref_mut() {
+            Some(Pending::Subscribe { waiting, joined, refused, .. }) => (waiting, joined, refused),
+            Some(Pending::SignIn { joined, .. }) => {
+                *joined = true;
+                self.sign_in_confirmed(id, command, |_| {});
+                return true;
+            }
+            Some(Pending::Register) | None => return false,
         };
+        let channel = answer.as_ref().map_or_else(|(channel, _)| channel, |joined| &joined.channel);
         let Some(at) = waiting.iter().position(|waits| waits == channel) else { return false };
-        joined.push(waiting.swap_remove(at));
+        waiting.swap_remove(at);
+        match answer {
+            Ok(new) => joined.push(new),
+            Err((_, rejection)) => *refused = Some(rejection),
+        }
         if !waiting.is_empty() {
             return true;
         }
         let (joined, refused) = (std::mem::take(joined), *refused);
         connection.pending = None;
-        let (slot, dialect, user) = (id.slot, connection.dialect, connection.user.clone());
+        let (slot, who) = (id.slot, connection.subscriber());
         let app = connection.permit.app().clone();
         let outcome = match refused {
             Some(rejection) => {
-                for channel in joined {
-                    self.send_leave(dialect, app.clone(), channel, user.clone());
+                for joined in joined {
+                    self.send_leave(&who, &app, joined.channel, false);
                 }
                 Outcome::Refused(self.rejected(rejection))
             }
             None => {
-                for channel in joined {
-                    self.begin_subscription(slot, app.clone(), channel);
+                for joined in &joined {
+                    self.begin_subscription(slot, app.clone(), joined.channel.clone());
                 }
-                Outcome::Subscribed
+                Outcome::Subscribed(joined)
             }
         };
         self.effects.push(Effect::Outcome(slot, outcome));
@@ -795,17 +992,31 @@ impl Core {
         let names = |names: Vec<Arc<str>>| Answer::Names(names);
         match query {
             Query::Channels(app) => {
-                names(self.channels.app(app).map(|(channel, _)| channel.clone().into_shared()).collect())
+                names(self.channels.occupied(app).map(|(channel, _)| channel.clone().into_shared()).collect())
             }
-            Query::ChannelCount(app) => Answer::Count(self.channels.app(app).count() as u64),
+            Query::ChannelCount(app) => Answer::Count(self.channels.occupied(app).count() as u64),
             Query::Users(app) => names(self.users.app(app).map(|user| user.clone().into_shared()).collect()),
             Query::UserCount(app) => Answer::Count(self.users.app(app).count() as u64),
             Query::Members(app, channel) => {
                 let home = self.channels.get(app, channel);
-                names(home.into_iter().flat_map(ChannelHome::members).map(|user| user.clone().into_shared()).collect())
+                names(home.into_iter().flat_map(ChannelHome::users).map(|user| user.clone().into_shared()).collect())
             }
             Query::MemberCount(app, channel) => {
-                Answer::Count(self.channels.get(app, channel).map_or(0, |home| home.members().len() as u64))
+                Answer::Count(self.channels.get(app, channel).map_or(0, |home| home.users().len() as u64))
+            }
+            Query::Describe(app, which) => Answer::Channels(self.describe(app, which)),
+            Query::Present(app, channel) => {
+                let members = self.channels.get(app, channel).into_iter().flat_map(ChannelHome::members);
+                names(members.map(|member| member.user.clone().into_shared()).collect())
+            }
+            Query::Sessions(app, channel) => {
+                let audience = self.audience_of.get(&(app.clone(), channel.clone()));
+                let slots = audience.into_iter().flat_map(|index| self.audiences[*index as usize].slots());
+                let info = |slot| {
+                    let held: &Connection = &self.connections[slot as usize];
+                    SessionInfo { name: held.session_name(), address: held.permit.address() }
+                };
+                Answer::Sessions(slots.map(info).collect())
             }
             Query::UsersPerApp => {
                 Answer::PerApp(self.users.per_app().map(|(app, users)| (app.clone(), users as u64)).collect())
@@ -874,10 +1085,16 @@ impl Core {
         }
     }
 
-    fn forward(&mut self, app: &AppKey, channel: ChannelName, event: Event, except: Option<ConnectionId>) {
+    fn forward(&mut self, app: &AppKey, channel: ChannelName, event: Event, target: Target, ticket: Option<Ticket>) {
         let home = self.channel_home(app, &channel);
         self.borrow(home, event.weight());
-        self.send(home, Letter::Publish { app: app.clone(), channel, event, except });
+        self.send(home, Letter::Publish { app: app.clone(), channel, event, target, ticket });
+    }
+
+    /// How many subscribers of an audience an event is for.
+    fn count(&self, audience: u32, target: &Target) -> u64 {
+        let slots = self.audiences[audience as usize].slots();
+        slots.filter(|slot| target.admits(&self.connections[*slot as usize])).count() as u64
     }
 
     /// Counts bytes on their way to a shard, until it [repays](Self::repay) them.
@@ -889,63 +1106,28 @@ impl Core {
         self.node.backlog[usize::from(self.shard)].fetch_sub(bytes, Ordering::Relaxed);
     }
 
-    /// Publishes to every channel at home here whose name the pattern finds; to none of them, if all their copies of the
-    /// event together are more than `backlog_bytes_max`.
-    fn publish_matching_here(&mut self, app: &AppKey, pattern: &Regex, event: &Event) -> Answer {
-        let found = |(channel, _): &(&ChannelName, &ChannelHome)| pattern.is_match(channel.as_str());
-        let matching: Vec<ChannelName> =
-            self.channels.app(app).filter(found).map(|(channel, _)| channel.clone()).collect();
-        if matching.len().saturating_mul(event.weight()) > self.node.limits.backlog_bytes_max {
-            return Answer::Refused(self.rejected(Rejection::Overloaded));
-        }
-        for channel in &matching {
-            self.publish_here(app, channel, event, None);
-        }
-        Answer::Count(matching.len() as u64)
-    }
-
-    /// Passes an event on to the shards with subscribers of a channel that is at home here.
-    fn publish_here(&mut self, app: &AppKey, channel: &ChannelName, event: &Event, except: Option<ConnectionId>) {
-        self.count_event(app);
-        if let Some(home) = self.channels.get(app, channel) {
-            let deliver = prepare(&self.node, home, app, channel, event, except);
-            self.deliver(deliver);
-        }
-    }
-
     fn check_backlog(&self) -> Result<(), Rejection> {
         let behind = self.node.backlog.iter().map(|bytes| bytes.load(Ordering::Relaxed)).max().unwrap_or(0);
-        if behind > self.node.limits.backlog_bytes_max { Err(Rejection::Overloaded) } else { Ok(()) }
+        if behind > self.settings.limits.backlog_bytes_max { Err(Rejection::Overloaded) } else { Ok(()) }
     }
 
-    fn deliver(&mut self, deliver: Prepared) {
-        for shard in deliver.shards {
-            self.borrow(shard, deliver.weight);
-            let message = Letter::Deliver {
-                app: deliver.app.clone(),
-                channel: deliver.channel.clone(),
-                frames: deliver.frames.clone(),
-                weight: deliver.weight,
-                except: deliver.except,
-            };
-            self.send(shard, message);
-        }
-    }
-
-    fn is_subscribed(&self, connection: &Connection, app: &AppKey, channel: &ChannelName) -> bool {
+    fn has_subscription(&self, connection: &Connection, channel: &ChannelName) -> bool {
         self.audience_of
-            .get(&(app.clone(), channel.clone()))
+            .get(&(connection.permit.app().clone(), channel.clone()))
             .is_some_and(|audience| connection.subscriptions.iter().any(|held| held.audience == *audience))
     }
 
     fn begin_subscription(&mut self, slot: u32, app: AppKey, channel: ChannelName) {
+        let shows_who_it_is = ChannelKind::of(channel.as_str()).access != Access::Public;
         let audiences = &mut self.audiences;
         let audience = *self
             .audience_of
             .entry((app, channel))
             .or_insert_with_key(|(app, channel)| audiences.insert(Audience::new(app.clone(), channel.clone())) as u32);
         let position = self.audiences[audience as usize].join(slot);
-        self.connections[slot as usize].subscriptions.push(Subscription { audience, position });
+        let connection = &mut self.connections[slot as usize];
+        connection.subscriptions.push(Subscription { audience, position });
+        connection.must_authorize &= !shows_who_it_is;
     }
 
     /// Ends those subscriptions of a connection that `which(index, channel)` picks.
@@ -964,21 +1146,16 @@ impl Core {
         });
         if connection.subscriptions.is_empty() && !ended.is_empty() {
             connection.idle_ms = self.now_ms;
-            let limit = self.node.limits.unsubscribed_timeout;
+            let limit = self.settings.limits.unsubscribed_timeout;
             if !limit.is_zero() {
                 self.wheel.add(slot, self.now_ms + limit.as_millis() as u64);
             }
         }
-        let (app, user, dialect) = (connection.permit.app().clone(), connection.user.clone(), connection.dialect);
+        let (app, who) = (connection.permit.app().clone(), connection.subscriber());
         for subscription in ended {
             let channel = self.leave_audience(subscription);
-            self.send_leave(dialect, app.clone(), channel, user.clone());
+            self.send_leave(&who, &app, channel, false);
         }
-    }
-
-    fn leave(&mut self, connection: &Connection, subscription: Subscription) {
-        let channel = self.leave_audience(subscription);
-        self.send_leave(connection.dialect, connection.permit.app().clone(), channel, connection.user.clone());
     }
 
     fn leave_audience(&mut self, subscription: Subscription) -> ChannelName {
@@ -992,9 +1169,9 @@ impl Core {
         channel
     }
 
-    fn send_leave(&mut self, dialect: DialectIndex, app: AppKey, channel: ChannelName, user: UserId) {
-        let home = self.channel_home(&app, &channel);
-        self.send(home, Letter::Leave { shard: self.shard, dialect, app, channel, user });
+    fn send_leave(&mut self, who: &Subscriber, app: &AppKey, channel: ChannelName, broken: bool) {
+        let home = self.channel_home(app, &channel);
+        self.send(home, Letter::Leave { who: who.clone(), app: app.clone(), channel, broken });
     }
 
     fn tidy(&mut self, index: u32) {
@@ -1023,7 +1200,7 @@ impl Core {
         match assignment {
             Assignment::Add(pattern) => {
                 let held = &mut connection.permissions;
-                let is_full = held.patterns().len() >= self.node.limits.permissions_per_connection_max;
+                let is_full = held.patterns().len() >= self.settings.limits.permissions_per_connection_max;
                 if is_full && !held.patterns().any(|held| held == &**pattern) {
                     return Err(self.rejected(Rejection::TooManyPermissions));
                 }
@@ -1033,7 +1210,11 @@ impl Core {
                 connection.permissions.replace(patterns);
                 let permissions = connection.permissions.clone();
                 if let Some(Pending::Subscribe { waiting, joined, held, refused }) = connection.pending.as_deref_mut()
-                    && waiting.iter().chain(&*joined).chain(&*held).any(|channel| !permissions.cover(channel.as_str()))
+                    && waiting
+                        .iter()
+                        .chain(joined.iter().map(|joined| &joined.channel))
+                        .chain(&*held)
+                        .any(|channel| !permissions.cover(channel.as_str()))
                 {
                     *refused = Some(Rejection::NotPermitted);
                 }
@@ -1045,18 +1226,18 @@ impl Core {
 
     /// The first look at a connection comes early by a random part, so that those who came together are not all
     /// pinged together.
-    fn first_look_ms(&self, nonce: u64) -> u64 {
-        let limits = &self.node.limits;
+    fn first_look_ms(&self, app: &AppKey, nonce: u64) -> u64 {
+        let limits = &self.settings.limits;
         let interval_ms = limits.ping_interval.as_millis() as u64;
         let early_ms = interval_ms - nonce % (interval_ms / 4 + 1);
-        match limits.unsubscribed_timeout.as_millis() as u64 {
-            0 => early_ms,
-            unsubscribed_ms => early_ms.min(unsubscribed_ms),
-        }
+        let authorize_within = self.settings.app(app).authorize_within;
+        let others = [Some(limits.unsubscribed_timeout).filter(|timeout| !timeout.is_zero()), authorize_within];
+        others.into_iter().flatten().map(|timeout| timeout.as_millis() as u64).fold(early_ms, u64::min)
     }
 
     fn look_at(&mut self, slot: u32) {
-        let limits = self.node.limits.clone();
+        let settings = self.settings.clone();
+        let limits = &settings.limits;
         let (interval_ms, pong_ms) = (limits.ping_interval.as_millis() as u64, limits.pong_timeout.as_millis() as u64);
         let unsubscribed_ms = limits.unsubscribed_timeout.as_millis() as u64;
         let now_ms = self.now_ms;
@@ -1065,6 +1246,12 @@ impl Core {
         let give_up_ms = connection.idle_ms + unsubscribed_ms;
         if unsubscribed_ms > 0 && idle && now_ms >= give_up_ms {
             return self.close(slot, CloseReason::Unsubscribed);
+        }
+        let authorize_within = settings.app(connection.permit.app()).authorize_within;
+        let authorize_ms = authorize_within.filter(|_| connection.must_authorize);
+        let authorize_ms = authorize_ms.map(|within| connection.opened_ms + within.as_millis() as u64);
+        if authorize_ms.is_some_and(|authorize_ms| now_ms >= authorize_ms) {
+            return self.close(slot, CloseReason::Unauthorized);
         }
         let mut next_ms = match connection.pinged_ms {
             Some(pinged_ms) if now_ms >= pinged_ms + pong_ms => return self.close(slot, CloseReason::NoPong),
@@ -1080,39 +1267,9 @@ impl Core {
         if unsubscribed_ms > 0 && idle {
             next_ms = next_ms.min(give_up_ms);
         }
+        next_ms = authorize_ms.map_or(next_ms, |authorize_ms| next_ms.min(authorize_ms));
         self.wheel.add(slot, next_ms.max(now_ms + 1));
     }
-}
-
-/// An event ready for the shards that have subscribers.
-struct Prepared {
-    app: AppKey,
-    channel: ChannelName,
-    shards: Vec<ShardIndex>,
-    frames: Frames,
-    weight: usize,
-    except: Option<ConnectionId>,
-}
-
-/// Encodes an event once for each dialect that has a subscriber.
-fn prepare(
-    node: &Node,
-    home: &ChannelHome,
-    app: &AppKey,
-    channel: &ChannelName,
-    event: &Event,
-    except: Option<ConnectionId>,
-) -> Prepared {
-    let frames: Frames = (0..)
-        .zip(node.dialects.iter())
-        .map(|(index, dialect)| {
-            let frame = if home.reads(index) { dialect.encode(channel, event) } else { Vec::new() };
-            node.ledger.enter(frame)
-        })
-        .collect();
-    let weight = frames.iter().map(Bytes::len).sum();
-    let shards = home.shards(node.shards).collect();
-    Prepared { app: app.clone(), channel: channel.clone(), shards, frames, weight, except }
 }
 
 fn mark_dirty(connection: &mut Connection, dirty: &mut Vec<u32>) {

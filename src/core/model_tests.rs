@@ -91,6 +91,7 @@ struct Client {
 
 struct World {
     node: Node,
+    settings: Arc<Settings>,
     cores: Vec<Core>,
     mail: BTreeMap<(usize, usize), VecDeque<Message>>,
     log: Log,
@@ -117,20 +118,21 @@ impl World {
             unsubscribed_timeout: Duration::from_secs(60),
             ..Limits::default()
         };
+        let apps = APPS.map(|app| (AppKey::from(app), AppSettings::DEFAULT)).into();
+        let settings = Arc::new(Settings { limits, apps });
         let node = Node {
             number: 0,
             shards: shards as ShardIndex,
             hash_seed,
-            limits: Arc::new(limits),
             dialects: Arc::new([0, 1].map(|index| Arc::new(Lines(index, log.clone())) as Arc<dyn Dialect>)),
-            apps: Arc::new(APPS.map(AppKey::from)),
             admission: Admission::default(),
             ledger: Ledger::default(),
             backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
         };
         Self {
-            cores: (0..node.shards).map(|shard| Core::new(shard, node.clone())).collect(),
+            cores: (0..node.shards).map(|shard| Core::new(shard, node.clone(), settings.clone())).collect(),
             node,
+            settings,
             mail: BTreeMap::new(),
             log,
             clients: Vec::new(),
@@ -167,12 +169,13 @@ impl World {
 
     fn connect(&mut self, shard: usize, app: &'static str, user: &str, dialect: u8, patterns: &[&str]) -> usize {
         let who = self.clients.len();
-        let permit = self.node.admission.admit(&app.into(), None, &self.node.limits).unwrap();
+        let permit = self.node.admission.admit(&app.into(), None, &self.settings).unwrap();
         let (permissions, nonce) = (Permissions::for_tests(patterns), 1_000 + who as u64);
-        let hello = Hello { permit, user: user.into(), permissions, dialect, nonce };
+        let user_id = user.into();
+        let hello = Hello { permit, user: user_id, permissions, dialect, nonce, session: None, must_authorize: false };
         self.ids.push(self.cores[shard].connect(hello).unwrap());
         let patterns = patterns.iter().copied().map(Box::from).collect();
-        let (user, heard_ms, idle_ms) = (user.into(), self.now_ms, self.now_ms);
+        let (user, heard_ms, idle_ms) = (user.to_owned(), self.now_ms, self.now_ms);
         self.clients.push(Client { app, user, dialect, patterns, heard_ms, idle_ms, ..Client::default() });
         self.after(shard);
         who
@@ -249,7 +252,7 @@ impl World {
 
     fn ended(&mut self, who: usize, outcome: Outcome) {
         let asked = self.clients[who].doing.take().expect("an outcome without a command");
-        if outcome != Outcome::Subscribed {
+        if !matches!(outcome, Outcome::Subscribed(_)) {
             return self.reply(who, "!\n".into());
         }
         let (_, core, slot) = self.at(who);
@@ -268,8 +271,9 @@ impl World {
 
     fn publish(&mut self, from: usize, app: &'static str, channel: &str, size: usize, except: Option<usize>) {
         let event = Event::new(app, Data::Value(format!("{:size$}", self.events.len()).into()), 0);
-        let excepted = except.map(|who| self.ids[who]);
-        let accepted = self.cores[from].publish(&app.into(), channel.into(), event, excepted);
+        let target = except.map_or(Target::All, |who| Target::Except(self.ids[who]));
+        let publication = Publication { target, ..Publication::new(channel.into(), event) };
+        let accepted = self.cores[from].publish(&app.into(), publication);
         if self.assert_sound(accepted) {
             self.events.push((from, except));
             self.accepted += 1;
@@ -315,7 +319,7 @@ impl World {
 
     /// Whether it was accepted; it may be refused for one reason alone.
     fn assert_sound(&self, accepted: Result<(), Rejection>) -> bool {
-        let overloaded = |bytes: &AtomicUsize| bytes.load(Ordering::Relaxed) > self.node.limits.backlog_bytes_max;
+        let overloaded = |bytes: &AtomicUsize| bytes.load(Ordering::Relaxed) > self.settings.limits.backlog_bytes_max;
         match accepted {
             Ok(()) => true,
             Err(Rejection::Overloaded) if self.node.backlog.iter().any(overloaded) => false,
@@ -347,7 +351,7 @@ impl World {
 
     /// Writes up to so many bytes of what a client has yet to be sent.
     fn flush(&mut self, who: usize, bytes: usize) {
-        let (limits, ledger) = (self.node.limits.clone(), self.node.ledger.clone());
+        let (limits, ledger) = (self.settings.limits.clone(), self.node.ledger.clone());
         let (shard, core, slot) = self.at(who);
         let outbox = core.outbox_mut(slot).unwrap();
         let read = take(outbox, bytes);
@@ -407,6 +411,7 @@ impl World {
                         assert!(self.now_ms >= self.clients[who].heard_ms + 40_500, "pinged early");
                     }
                     Effect::Close(slot, reason) => self.closed(self.tenant(shard, slot), reason),
+                    Effect::Observed(observation) => panic!("nobody asked for {observation:?}"),
                 }
             }
             for who in self.live() {

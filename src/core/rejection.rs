@@ -35,6 +35,21 @@ pub enum Rejection {
     /// `backlog_bytes_max` of a shard is reached.
     #[error("events arrive faster than they can be delivered")]
     Overloaded,
+    /// The connection is not subscribed to the channel.
+    #[error("the connection is not subscribed to this channel")]
+    NotSubscribed,
+    /// The app's `presence_members_max` is reached.
+    #[error("the channel has as many members as it may have")]
+    ChannelFull,
+    /// What a member says of itself is over the app's `presence_member_bytes_max`.
+    #[error("the member's data is too large")]
+    MemberTooLarge,
+    /// The connection is signed in as somebody else.
+    #[error("the connection is signed in as another user")]
+    OtherUser,
+    /// More in a second than the app may have.
+    #[error("too many in too short a time")]
+    RateLimited,
     /// The node is shutting down.
     #[error("this node is shutting down")]
     Draining,
@@ -42,7 +57,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every variant, in the order of [`Rejection::index`]: for counters and for tests of the protocols' tables.
-    pub const ALL: [Rejection; 11] = [
+    pub const ALL: [Rejection; 16] = [
         Rejection::NotPermitted,
         Rejection::ChannelNameReserved,
         Rejection::ChannelNameTooLong,
@@ -53,6 +68,11 @@ impl Rejection {
         Rejection::AppFull,
         Rejection::AddressFull,
         Rejection::Overloaded,
+        Rejection::NotSubscribed,
+        Rejection::ChannelFull,
+        Rejection::MemberTooLarge,
+        Rejection::OtherUser,
+        Rejection::RateLimited,
         Rejection::Draining,
     ];
 
@@ -74,6 +94,11 @@ impl Rejection {
             Rejection::AppFull => "app_full",
             Rejection::AddressFull => "address_full",
             Rejection::Overloaded => "overloaded",
+            Rejection::NotSubscribed => "not_subscribed",
+            Rejection::ChannelFull => "channel_full",
+            Rejection::MemberTooLarge => "member_too_large",
+            Rejection::OtherUser => "other_user",
+            Rejection::RateLimited => "rate_limited",
             Rejection::Draining => "draining",
         }
     }

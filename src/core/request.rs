@@ -1,10 +1,13 @@
 //! What a backend asks of the whole node, and how the shards' answers come together.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use foldhash::HashMap;
 
+use super::event::Event;
 use super::id::{AppKey, ChannelName, ShardIndex};
+use super::observation::SessionName;
 use super::rejection::Rejection;
 use super::stats::Stats;
 
@@ -33,10 +36,47 @@ pub enum Query {
     Members(AppKey, ChannelName),
     /// How many they are: [`Answer::Count`].
     MemberCount(AppKey, ChannelName),
+    /// Channels by name, or the occupied ones whose name begins so: [`Answer::Channels`].
+    Describe(AppKey, Which),
+    /// Distinct members of a presence channel: [`Answer::Names`].
+    Present(AppKey, ChannelName),
+    /// Sessions that are subscribed to a channel: [`Answer::Sessions`].
+    Sessions(AppKey, ChannelName),
     /// Distinct connected users of every app that has one: [`Answer::PerApp`].
     UsersPerApp,
     /// What every shard has counted: [`Answer::Stats`]. Answered only if every shard is alive.
     Stats,
+}
+
+/// Which channels a question is about.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// These, each told of once, whether it is occupied or not.
+    Named(Arc<[ChannelName]>),
+    /// All that have a subscriber and whose name begins so.
+    Occupied(Arc<str>),
+}
+
+/// A channel as it stands.
+#[derive(Clone, Debug)]
+pub struct ChannelInfo {
+    /// Its name.
+    pub name: ChannelName,
+    /// Connections subscribed.
+    pub subscriptions: u64,
+    /// Distinct members of a presence channel.
+    pub members: u64,
+    /// What a cache channel holds, and for how many milliseconds more.
+    pub cached: Option<(Event, u64)>,
+}
+
+/// A session that is subscribed to a channel.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// Its name.
+    pub name: SessionName,
+    /// Its client's address, where it is known.
+    pub address: Option<IpAddr>,
 }
 
 /// What came of a request, from one shard or from all.
@@ -50,6 +90,12 @@ pub enum Answer {
     Names(Vec<Arc<str>>),
     /// So many of each app.
     PerApp(Vec<(AppKey, u64)>),
+    /// So many subscribers of each channel.
+    PerChannel(Vec<(ChannelName, u64)>),
+    /// Channels, each once, in no order.
+    Channels(Vec<ChannelInfo>),
+    /// Sessions, each once, in no order.
+    Sessions(Vec<SessionInfo>),
     /// The sum over all shards.
     Stats(Box<Stats>),
     /// A connection, at least one, would not have it.
@@ -66,14 +112,15 @@ impl Answer {
                 a.extend(b);
                 Answer::Names(a)
             }
-            (Answer::PerApp(mut a), Answer::PerApp(b)) => {
-                for (app, count) in b {
-                    match a.iter_mut().find(|(held, _)| *held == app) {
-                        Some((_, held)) => *held += count,
-                        None => a.push((app, count)),
-                    }
-                }
-                Answer::PerApp(a)
+            (Answer::PerApp(a), Answer::PerApp(b)) => Answer::PerApp(sums(a, b)),
+            (Answer::PerChannel(a), Answer::PerChannel(b)) => Answer::PerChannel(sums(a, b)),
+            (Answer::Channels(mut a), Answer::Channels(b)) => {
+                a.extend(b);
+                Answer::Channels(a)
+            }
+            (Answer::Sessions(mut a), Answer::Sessions(b)) => {
+                a.extend(b);
+                Answer::Sessions(a)
             }
             (Answer::Stats(mut a), Answer::Stats(b)) => {
                 a.merge(&b);
@@ -90,6 +137,9 @@ impl Answer {
             Answer::Count(count) => *count,
             Answer::Names(names) => names.len() as u64,
             Answer::PerApp(apps) => apps.iter().map(|(_, count)| count).sum(),
+            Answer::PerChannel(channels) => channels.iter().map(|(_, count)| count).sum(),
+            Answer::Channels(channels) => channels.len() as u64,
+            Answer::Sessions(sessions) => sessions.len() as u64,
             Answer::Done | Answer::Stats(_) | Answer::Refused(_) => 0,
         }
     }
@@ -106,13 +156,24 @@ impl Answer {
     }
 }
 
+/// Adds counts of the same names.
+fn sums<N: PartialEq>(mut a: Vec<(N, u64)>, b: Vec<(N, u64)>) -> Vec<(N, u64)> {
+    for (name, count) in b {
+        match a.iter_mut().find(|(held, _)| *held == name) {
+            Some((_, held)) => *held += count,
+            None => a.push((name, count)),
+        }
+    }
+    a
+}
+
 /// Part of an answer, from one shard.
 #[derive(Clone, Debug)]
 pub(super) enum Part {
-    /// The whole of what this home has to say; `more` connections elsewhere will each add a [`Part::Extra`].
+    /// The whole of what this home has to say; `more` others will each add a [`Part::Extra`].
     Home { answer: Answer, more: u32 },
-    /// From a connection that a home passed the request on to; may overtake the home's own part.
-    Extra(Result<(), Rejection>),
+    /// From somebody whom a home passed the request on to; may overtake the home's own part.
+    Extra(Answer),
 }
 
 /// Requests of this shard that wait for answers.
@@ -152,9 +213,9 @@ impl Requests {
                 gathering.extras += i64::from(more);
                 gathering.add(answer);
             }
-            Part::Extra(done) => {
+            Part::Extra(answer) => {
                 gathering.extras -= 1;
-                gathering.add(done.map_or_else(Answer::Refused, |()| Answer::Done));
+                gathering.add(answer);
             }
         }
         if gathering.homes > 0 || gathering.extras != 0 {

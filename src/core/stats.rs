@@ -18,6 +18,8 @@ pub struct Stats {
     pub subscriptions: u64,
     /// Channels with at least one subscriber anywhere on the node (each is counted by its home alone).
     pub channels: u64,
+    /// Bytes of events kept for newcomers to cache channels.
+    pub cache_bytes: u64,
     /// Distinct users connected now (each is counted by its home alone).
     pub users: u64,
     /// Connections ever opened.
@@ -59,6 +61,7 @@ impl Stats {
         self.connections += other.connections;
         self.subscriptions += other.subscriptions;
         self.channels += other.channels;
+        self.cache_bytes += other.cache_bytes;
         self.users += other.users;
         self.connections_opened += other.connections_opened;
         each(&mut self.connections_closed, &other.connections_closed);

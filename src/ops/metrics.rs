@@ -49,10 +49,10 @@ async fn metrics(exchange: &Exchange) -> Response {
     let Ok(Answer::Stats(stats)) = asked.await else {
         return http::text(StatusCode::SERVICE_UNAVAILABLE, "a shard does not answer\n");
     };
-    let shared = exchange.shard.shared();
+    let (shared, settings) = (exchange.shard.shared(), exchange.shard.settings());
     let per_app: HashMap<AppKey, usize> = shared.node.admission.per_app().into_iter().collect();
     let count = |app: &AppKey| per_app.get(app).map_or(0, |count| *count as u64);
-    let connections_of_apps = shared.node.apps.iter().map(|app| (app.as_str().to_owned(), count(app))).collect();
+    let connections_of_apps = settings.apps.keys().map(|app| (app.as_str().to_owned(), count(app))).collect();
     let scrape = Scrape {
         stats: *stats,
         connections_of_apps,
@@ -86,6 +86,7 @@ impl Collector for Scrape {
             ("connections", "Client connections alive", stats.connections),
             ("subscriptions", "Connection and channel pairs alive", stats.subscriptions),
             ("channels", "Channels with a subscriber", stats.channels),
+            ("cache_bytes", "Events kept for newcomers to cache channels", stats.cache_bytes),
             ("users", "Distinct users connected", stats.users),
             (
                 "outbox_bytes",

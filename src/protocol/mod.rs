@@ -3,7 +3,11 @@
 //!
 //! Adding a protocol is one folder here, one line in [`dialects`], and its doors in `node.rs`, where they are opened.
 
+pub mod apps;
 pub mod gusher;
+mod json;
+pub mod pusher;
+mod rate;
 
 use std::sync::Arc;
 
@@ -12,7 +16,10 @@ use crate::core::{Dialect, DialectIndex};
 /// Place of gusher's dialect in [`dialects`].
 pub const GUSHER: DialectIndex = 0;
 
+/// Place of Pusher's.
+pub const PUSHER: DialectIndex = 1;
+
 /// How each protocol writes events, by [`DialectIndex`].
 pub fn dialects() -> Arc<[Arc<dyn Dialect>]> {
-    Arc::new([Arc::new(gusher::dialect::Gusher) as Arc<dyn Dialect>])
+    Arc::new([Arc::new(gusher::dialect::Gusher) as Arc<dyn Dialect>, Arc::new(pusher::dialect::Pusher)])
 }

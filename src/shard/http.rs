@@ -79,7 +79,8 @@ impl Exchange {
     /// # Errors
     /// See [`BodyError`].
     pub async fn body(&mut self) -> Result<Bytes, BodyError> {
-        self.body_up_to(self.shard.shared().node.limits.body_bytes_max, "body_bytes_max").await
+        let bytes_max = self.shard.settings().limits.body_bytes_max;
+        self.body_up_to(bytes_max, "body_bytes_max").await
     }
 
     /// Reads the body of somebody of whom nothing is known yet. It holds a token, which must fit into a request line
@@ -88,7 +89,7 @@ impl Exchange {
     /// # Errors
     /// See [`BodyError`].
     pub async fn body_of_stranger(&mut self) -> Result<Bytes, BodyError> {
-        let limits = &self.shard.shared().node.limits;
+        let limits = self.shard.settings().limits.clone();
         if limits.header_bytes_max < limits.body_bytes_max {
             self.body_up_to(limits.header_bytes_max, "header_bytes_max").await
         } else {
@@ -98,7 +99,7 @@ impl Exchange {
 
     async fn body_up_to(&mut self, bytes_max: usize, limit: &'static str) -> Result<Bytes, BodyError> {
         let too_large = BodyError::TooLarge(bytes_max, limit);
-        let limits = &self.shard.shared().node.limits;
+        let request_timeout = self.shard.settings().limits.request_timeout;
         let body = self.request.body_mut();
         if body.size_hint().lower() > bytes_max as u64 {
             return Err(too_large);
@@ -106,7 +107,7 @@ impl Exchange {
         if body.is_end_stream() {
             return Ok(Bytes::new());
         }
-        match tokio::time::timeout(limits.request_timeout, Limited::new(body, bytes_max).collect()).await {
+        match tokio::time::timeout(request_timeout, Limited::new(body, bytes_max).collect()).await {
             Ok(Ok(body)) => Ok(body.to_bytes()),
             Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large),
             Ok(Err(_)) => Err(BodyError::Broken),
@@ -181,7 +182,8 @@ impl Drop for Visitor<'_> {
 /// Serves one accepted socket until it is closed or becomes a client connection.
 pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
     let shared = shard.shared.clone();
-    let limits = &shared.node.limits;
+    let settings = shard.settings();
+    let limits = &settings.limits;
     let (listener, seat) = (seat.listener.clone(), Rc::new(seat));
     let max = limits.http_connections_max;
     let Some(_visitor) = Visitor::enter(&shared.http_connections, &listener.visitors, max) else {
@@ -294,7 +296,8 @@ async fn respond(
         return not_found();
     };
     let path = path.to_owned();
-    match listener.doors.iter().find(|door| door.owns(&path)) {
+    let doors = shard.doors.borrow().clone();
+    match doors[listener.index].iter().find(|door| door.owns(&path)) {
         Some(door) => door.answer(Exchange { request, path, client, shard, seat }).await,
         None => not_found(),
     }

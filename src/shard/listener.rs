@@ -19,7 +19,6 @@ use super::http::{self, Seat};
 use super::stream::Stream;
 use super::{Handover, Mail, Shard};
 use crate::config::{Address, FileMode, Secret};
-use crate::shard::door::FrontDoor;
 
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -37,8 +36,8 @@ pub struct Listener {
     pub address: Address,
     /// The doors' names in the configuration.
     pub names: Vec<String>,
-    /// What is answered here, in order.
-    pub doors: Vec<Arc<dyn FrontDoor>>,
+    /// Its place among the node's listeners, by which [`Doors`](super::Doors) are found.
+    pub index: usize,
     /// Taken off every path; empty or `/x`.
     pub path_prefix: String,
     /// Goes on while the node drains, until it ends: whoever watches it must see that it is not ready, and why.
@@ -292,7 +291,7 @@ mod tests {
         let listener = Listener {
             address: tcp("127.0.0.1:0"),
             names: Vec::new(),
-            doors: Vec::new(),
+            index: 0,
             path_prefix: String::new(),
             stays_open: false,
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },

@@ -27,8 +27,11 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
-use crate::core::{Answer, CloseReason, Core, Effect, Message, Node, Outcome, Rejection, RequestId, ShardIndex};
+use crate::core::{
+    Answer, CloseReason, Core, Effect, Message, Node, Outcome, Rejection, RequestId, Settings, ShardIndex,
+};
 use crate::hooks::jobs::Jobs;
+use door::{Farewell, FrontDoor};
 use http::Seat;
 use listener::Listener;
 use stream::Accepted;
@@ -69,16 +72,36 @@ impl Shared {
     }
 }
 
+/// What is answered on each listener, in order.
+pub type Doors = Arc<[Vec<Arc<dyn FrontDoor>>]>;
+
 /// What arrives in a shard's mailbox.
 pub enum Mail {
     /// From another shard's core.
     Core(Message),
+    /// Other settings, and other doors for every listener.
+    Reload(Arc<Settings>, Doors),
     /// A stream that another shard accepted, for balance.
     Stream(Handover),
     /// Close every connection, spread over this time, then say so.
     Drain(Duration, oneshot::Sender<()>),
     /// End the thread.
     Stop,
+}
+
+/// What every shard is given to begin with.
+#[derive(Clone)]
+pub struct Given {
+    /// What they hold in common.
+    pub shared: Arc<Shared>,
+    /// The settings at first.
+    pub settings: Arc<Settings>,
+    /// What the listeners answer at first.
+    pub doors: Doors,
+    /// The mailboxes of all shards.
+    pub mailboxes: Arc<[UnboundedSender<Mail>]>,
+    /// Their common beginning of time.
+    pub epoch: Instant,
 }
 
 /// A stream on its way to another shard.
@@ -92,6 +115,9 @@ pub struct Shard {
     index: ShardIndex,
     shared: Arc<Shared>,
     core: RefCell<Core>,
+    settings: RefCell<Arc<Settings>>,
+    /// What each listener answers, by [`Listener::index`].
+    doors: RefCell<Doors>,
     /// By slot of the core's connections; empty until the handshake is complete.
     conns: RefCell<Vec<Option<Rc<Conn>>>>,
     mailboxes: Arc<[UnboundedSender<Mail>]>,
@@ -124,17 +150,18 @@ impl Shard {
     /// The runtime or a listener could not be set up.
     pub fn run(
         index: ShardIndex,
-        shared: Arc<Shared>,
-        mailboxes: Arc<[UnboundedSender<Mail>]>,
+        given: Given,
         mailbox: UnboundedReceiver<Mail>,
         listeners: Vec<(Arc<Listener>, listener::Socket)>,
-        epoch: Instant,
         started: mpsc::Sender<()>,
     ) -> io::Result<()> {
+        let Given { shared, settings, doors, mailboxes, epoch } = given;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let shard = Rc::new(Shard {
             index,
-            core: RefCell::new(Core::new(index, shared.node.clone())),
+            core: RefCell::new(Core::new(index, shared.node.clone(), settings.clone())),
+            settings: RefCell::new(settings),
+            doors: RefCell::new(doors),
             shared,
             conns: RefCell::default(),
             mailboxes,
@@ -165,6 +192,11 @@ impl Shard {
     /// What the node holds in common.
     pub fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> Arc<Settings> {
+        self.settings.borrow().clone()
     }
 
     /// Wall clock, in seconds since 1970.
@@ -206,7 +238,7 @@ impl Shard {
         self.requests.borrow_mut().insert(request, answer);
         let asked = Asked { shard: self, request };
         self.act(|core| verb(core, asked.request))?;
-        match tokio::time::timeout(self.shared.node.limits.request_timeout, answered).await {
+        match tokio::time::timeout(self.settings().limits.request_timeout, answered).await {
             Ok(Ok(Answer::Refused(rejection))) => Err(rejection),
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(_)) | Err(_) => Err(Rejection::Overloaded),
@@ -233,6 +265,11 @@ impl Shard {
                 core.set_now(self.now_ms());
                 core.receive(message);
             }),
+            Mail::Reload(settings, doors) => {
+                self.core.borrow_mut().apply_settings(settings.clone());
+                self.settings.replace(settings);
+                self.doors.replace(doors);
+            }
             Mail::Stream(handover) => listener::take_over(self, handover),
             Mail::Drain(over, drained) => drop(spawn_local(drain(self.clone(), over, drained))),
             Mail::Stop => self.stopping.set(true),
@@ -240,7 +277,8 @@ impl Shard {
         self.survive(|| self.carry_out_effects());
     }
 
-    fn now_ms(&self) -> u64 {
+    /// A clock that never runs backwards, in milliseconds.
+    pub fn now_ms(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }
 
@@ -288,15 +326,15 @@ impl Shard {
             }
             Effect::Ping(slot) => self.core.borrow_mut().reply(slot, ws::codec::ping_frame(b"")),
             Effect::Close(slot, reason) => self.take_down(slot, reason, None),
+            Effect::Observed(observation) => drop(observation),
         }
     }
 
     fn reply_to_command(self: &Rc<Self>, slot: u32, outcome: Outcome) {
         let Some(conn) = self.conn(slot) else { return };
-        if let Some(text) = self.guarded(slot, || conn.session().subscribed(outcome)) {
-            self.core.borrow_mut().reply(slot, ws::codec::text_frame(text.as_bytes()));
-        }
+        let step = self.guarded(slot, || conn.session().done(outcome));
         conn.command_ended();
+        ws::session::take_step(self, &conn, step);
     }
 
     /// Runs protocol code for one connection; a panic in it costs that connection alone.
@@ -364,8 +402,10 @@ impl Shard {
             outbox.keep_only_started();
         }
         let farewell = || {
-            let farewell = conn.session().farewell(reason);
-            ws::codec::close_frame(farewell.code, &farewell.reason)
+            let session = conn.session();
+            let words = session.last_words(reason).map(|words| ws::codec::text_frame(words.as_bytes()));
+            let Farewell { code, reason } = session.farewell(reason);
+            [words.unwrap_or_default(), ws::codec::close_frame(code, &reason)].concat()
         };
         let frame = close_frame.or_else(|| (reason != CloseReason::Client).then(farewell));
         outbox.push(frame.unwrap_or_default().into());
@@ -426,7 +466,7 @@ impl Drop for Running {
 
 /// The life of a shard.
 async fn turns(shard: Rc<Shard>) {
-    let resolution = Core::resolution(&shard.shared.node.limits);
+    let resolution = Core::resolution(&shard.settings().limits);
     let mut ticks = tokio::time::interval(resolution);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut next_tick = Instant::now();

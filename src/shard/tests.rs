@@ -17,7 +17,6 @@ use super::*;
 use crate::config::{Address, FileMode};
 use crate::core::{Admission, AppKey, Ledger, Permissions, UserId};
 use crate::hooks::jobs::{Job, JobError, Target};
-use crate::limits::Limits;
 use crate::shard::door::{Answering, Farewell, FrontDoor, Heard, Session, Step};
 
 /// How long anything may take.
@@ -35,7 +34,7 @@ impl FrontDoor for Door {
         true
     }
 
-    fn answer(&self, exchange: Exchange) -> Answering<'_> {
+    fn answer(&self, mut exchange: Exchange) -> Answering<'_> {
         assert_ne!(exchange.path, "/panic/at/once");
         Box::pin(async move {
             let shard = exchange.shard.clone();
@@ -50,9 +49,10 @@ impl FrontDoor for Door {
                 "/shard" => text(StatusCode::OK, shard.index.to_string()),
                 path => {
                     let (app, user) = (AppKey::from("app"), UserId::from("user"));
-                    let welcome = Welcome { app, user, permissions: Permissions::default(), dialect: 0 };
+                    let (permissions, session) = (Permissions::default(), None);
+                    let welcome = Welcome { app, user, permissions, dialect: 0, session, must_authorize: false };
                     let is_broken = path == "/broken";
-                    let opened = open(exchange, welcome, |_| {
+                    let opened = open(&mut exchange, welcome, |_| {
                         assert!(!is_broken, "as told");
                         Box::new(Told { farewell_panics: false })
                     });
@@ -93,7 +93,7 @@ impl Session for Told {
         }
     }
 
-    fn subscribed(&mut self, _outcome: Outcome) -> String {
+    fn done(&mut self, _outcome: Outcome) -> Step {
         panic!("as told")
     }
 
@@ -124,7 +124,7 @@ impl Shards {
         let listener = Arc::new(Listener {
             address,
             names: Vec::new(),
-            doors: vec![Arc::new(Door)],
+            index: 0,
             path_prefix: String::new(),
             stays_open: false,
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },
@@ -139,9 +139,7 @@ impl Shards {
                 number: 0,
                 shards: count as ShardIndex,
                 hash_seed: 1,
-                limits: Arc::new(Limits::default()),
                 dialects: Arc::new([]),
-                apps: Arc::new([]),
                 admission: Admission::default(),
                 ledger: Ledger::default(),
                 backlog: counters().into_vec().into(),
@@ -156,12 +154,15 @@ impl Shards {
         let sockets: Mutex<Vec<Socket>> = Mutex::new(sockets);
         let epoch = Instant::now();
         let threads = receivers.into_iter().enumerate().map(|(index, mailbox)| {
-            let (shared, mailboxes) = (shared.clone(), mailboxes.clone());
+            let doors: Doors = Arc::new([vec![Arc::new(Door) as Arc<dyn FrontDoor>]]);
+            let (shared, mailboxes, settings) = (shared.clone(), mailboxes.clone(), Arc::default());
+            let given = Given { shared, settings, doors, mailboxes, epoch };
             let socket = sockets.lock().unwrap().pop();
             let listeners = socket.map(|socket| (listener.clone(), socket)).into_iter().collect();
             let (started, _) = std::sync::mpsc::channel();
             thread::spawn(move || {
-                Shard::run(index as ShardIndex, shared, mailboxes, mailbox, listeners, epoch, started)
+                let index = index as ShardIndex;
+                Shard::run(index, given, mailbox, listeners, started)
             })
         });
         let threads = threads.collect();
@@ -310,7 +311,7 @@ fn replies_to_a_row_of_commands_do_not_pile_up() {
     }
     client.flush().unwrap();
     eventually("who does not read is closed", || shards.shared.node.admission.total() == 0);
-    let limit = Limits::default().outbox_bytes_max;
+    let limit = crate::limits::Limits::default().outbox_bytes_max;
     let heaviest = HEAVIEST.load(Ordering::Relaxed);
     assert!(heaviest > 0 && heaviest <= limit + 2 * REPLY_BYTES, "{heaviest} bytes waited");
     drop(client);

@@ -301,7 +301,7 @@ impl Import {
         app.push(("channels", copied(&kinds, &key_at)));
         app.push(("socket_push", copied(&self.socket_push, &key_at)));
         let yes = || Node::new(Value::Bool(true), key_at.clone());
-        app.extend([("legacy_push1st_tokens", yes()), ("legacy_presence", yes())]);
+        app.extend([("legacy_push1st_tokens", yes()), ("legacy_presence", yes()), ("legacy_channel_names", yes())]);
         Some(Node::table(app, key_at.clone()))
     }
 

@@ -4,8 +4,8 @@ use serde_json::value::RawValue;
 
 use crate::shard::door::Farewell;
 
-use super::json::Object;
 use super::reply::violation;
+use crate::protocol::json::Object;
 
 /// A command of the API document.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use crate::core::{ChannelName, Data, Dialect, Event};
 use crate::shard::ws::codec;
 
-use super::json;
+use crate::protocol::json;
 
 /// gusher's dialect, the same for v1 and v3.
 #[derive(Debug)]

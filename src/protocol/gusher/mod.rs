@@ -5,7 +5,6 @@
 mod command;
 pub mod dialect;
 mod form;
-mod json;
 mod reply;
 mod rest_v1;
 mod rest_v3;
@@ -17,7 +16,7 @@ use std::sync::Arc;
 use crate::core::{Answer, Permissions, Query, UserId};
 use crate::credential::jwt::ClockPolicy;
 use crate::ops::health;
-use crate::protocol::GUSHER;
+use crate::protocol::{GUSHER, json};
 use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{Exchange, Response};
 use crate::shard::ws::session::{Welcome, open};
@@ -95,7 +94,7 @@ impl FrontDoor for MasterDoor {
 
 impl Gusher {
     /// Opens a socket for whoever holds a token of the app.
-    async fn connect(&self, exchange: Exchange, app: &str, token: &str, policy: ClockPolicy) -> Response {
+    async fn connect(&self, mut exchange: Exchange, app: &str, token: &str, policy: ClockPolicy) -> Response {
         let unix_s = exchange.shard.unix_s();
         let (app, claims) = match self.tokens.admit(app, token, unix_s, policy) {
             Ok(admitted) => admitted,
@@ -107,12 +106,14 @@ impl Gusher {
             user: UserId::from(&*claims.get().user_id),
             permissions: Permissions::new(&claims, channels),
             dialect: GUSHER,
+            session: None,
+            must_authorize: false,
         };
         let remotes = claims.get().remotes.iter().flatten().filter(|(_, allowed)| **allowed);
         let remotes = remotes.map(|(remote, _)| remote.as_str().into()).collect();
         let legacy_pong = self.legacy_pong;
         let opened =
-            open(exchange, welcome, |id| Box::new(GusherSession { id, remotes, legacy_pong, in_flight: None }));
+            open(&mut exchange, welcome, |id| Box::new(GusherSession { id, remotes, legacy_pong, in_flight: None }));
         opened.unwrap_or_else(|refusal| reply::refusal(&refusal))
     }
 

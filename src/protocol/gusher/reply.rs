@@ -12,8 +12,8 @@ use crate::shard::door::Farewell;
 use crate::shard::http::{self, Response, sniff_not};
 use crate::shard::ws::session::Refusal;
 
-use super::json;
 use super::token::TokenError;
+use crate::protocol::json;
 
 // ---------------------------------------------------------------------- HTTP
 
@@ -122,6 +122,12 @@ pub(super) fn rejected(rejection: Rejection) -> Response {
         Rejection::AppFull => (StatusCode::SERVICE_UNAVAILABLE, "too many connections of this app"),
         Rejection::AddressFull => (StatusCode::TOO_MANY_REQUESTS, "too many connections from this address"),
         Rejection::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded, try again"),
+        // a gusher client neither publishes nor signs in, and is no member
+        Rejection::NotSubscribed => (StatusCode::FORBIDDEN, "not subscribed"),
+        Rejection::ChannelFull => (StatusCode::FORBIDDEN, "channel full"),
+        Rejection::MemberTooLarge => (StatusCode::BAD_REQUEST, "member data too large"),
+        Rejection::OtherUser => (StatusCode::FORBIDDEN, "other user"),
+        Rejection::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "too many requests, try again"),
         Rejection::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting down, try again"),
     };
     let mut response = http::text(status, words);
@@ -167,6 +173,9 @@ pub(super) fn farewell(reason: CloseReason) -> Farewell {
         CloseReason::SlowReader => (1013, "too slow to read what was sent; reconnect and read faster"),
         CloseReason::NoPong => (1001, "no answer to a ping; reconnect"),
         CloseReason::Unsubscribed => (1008, "no subscription for too long; subscribe after connecting"),
+        CloseReason::Unauthorized | CloseReason::Terminated => (1008, "ended by the server"),
+        CloseReason::AppDisabled => (1008, "the app was disabled"),
+        CloseReason::AppRemoved => (1008, "the app was removed"),
         CloseReason::Draining => (1001, "the server is shutting down; reconnect"),
         CloseReason::Internal => (1011, "internal error; reconnect"),
     };
@@ -201,6 +210,11 @@ mod tests {
                 "app_full 503",
                 "address_full 429",
                 "overloaded 503",
+                "not_subscribed 403",
+                "channel_full 403",
+                "member_too_large 400",
+                "other_user 403",
+                "rate_limited 429",
                 "draining 503",
             ]
         );

@@ -5,16 +5,16 @@ use percent_encoding::percent_decode_str;
 use regex::RegexBuilder;
 use serde_json::value::RawValue;
 
-use crate::core::{AppKey, Assignment, ChannelName, ConnectionId, Data, Event, Query, Rejection, UserId};
+use crate::core::{AppKey, Assignment, ChannelName, ConnectionId, Data, Event, Publication, Query, Rejection, UserId};
 use crate::credential::jwt::ClockPolicy;
 use crate::protocol::GUSHER;
+use crate::protocol::json::{self, Object};
 use crate::shard::http::{BodyError, Exchange, Response, not_found};
 use crate::shard::ws::codec;
 
 use super::Gusher;
 use super::dialect::event_text;
 use super::form::Form;
-use super::json::{self, Object};
 use super::reply;
 
 /// Memory that a compiled pattern may take, in bytes; a pattern that needs more is refused as one that is none.
@@ -57,7 +57,7 @@ async fn auth(gusher: &Gusher, exchange: &mut Exchange) -> Response {
         Err(error) => error.response(),
         Ok(body) => match gusher.tokens.exchange(&form(exchange, &body).get("jwt"), unix_s) {
             // found out here, where the client can read why, and not at the handshake
-            Some(token) if token.len() + HANDSHAKE_BYTES > exchange.shard.shared().node.limits.header_bytes_max => {
+            Some(token) if token.len() + HANDSHAKE_BYTES > exchange.shard.settings().limits.header_bytes_max => {
                 reply::client_error(StatusCode::BAD_REQUEST, "too many claims: the token fits into no URL\n")
             }
             Some(token) => reply::json(format!("{{\"token\":{}}}\n", json::string(&token))),
@@ -183,7 +183,7 @@ fn form<'a>(exchange: &'a Exchange, body: &'a [u8]) -> Form<'a> {
 
 /// Checks an event's name and makes the event.
 pub(super) fn event(exchange: &Exchange, name: &str, data: Vec<u8>) -> Result<Event, Response> {
-    if name.len() > exchange.shard.shared().node.limits.event_name_bytes_max {
+    if name.len() > exchange.shard.settings().limits.event_name_bytes_max {
         return Err(reply::bad_request("event name too long"));
     }
     Ok(Event::new(name, Data::Value(data.into()), exchange.shard.event_id()))
@@ -192,7 +192,7 @@ pub(super) fn event(exchange: &Exchange, name: &str, data: Vec<u8>) -> Result<Ev
 /// Compiles a pattern: linear in time and bounded in memory, whatever it is.
 pub(super) fn pattern(exchange: &Exchange, text: &str) -> Result<regex::Regex, Response> {
     let wrong = || reply::bad_request("channel_pattern cant regex");
-    if text.len() > exchange.shard.shared().node.limits.pattern_bytes_max {
+    if text.len() > exchange.shard.settings().limits.pattern_bytes_max {
         return Err(wrong());
     }
     RegexBuilder::new(text).size_limit(PATTERN_COMPILED_BYTES_MAX).build().map_err(|_| wrong())
@@ -206,7 +206,7 @@ async fn push(mut exchange: Exchange, app: AppKey, channel: &str, name: &str) ->
     let data = json::string_or_json(&data);
     let answer = event_text(channel, name, &data);
     let event = event(&exchange, name, data)?;
-    exchange.shard.act(|core| core.publish(&app, channel.into(), event, None)).map_err(reply::rejected)?;
+    exchange.shard.act(|core| core.publish(&app, Publication::new(channel.into(), event))).map_err(reply::rejected)?;
     Ok(reply::json(answer))
 }
 
@@ -259,7 +259,8 @@ pub(super) fn publish_batch<'a>(
     get: impl Fn(&Object<'a>, &str) -> Option<&'a RawValue>,
     wrong: &'static str,
 ) -> Result<usize, Response> {
-    let limits = &exchange.shard.shared().node.limits;
+    let settings = exchange.shard.settings();
+    let limits = &settings.limits;
     if items.len() > limits.batch_events_max {
         return Err(reply::bad_request("batch too large"));
     }
@@ -270,7 +271,7 @@ pub(super) fn publish_batch<'a>(
         let data = get(item, "data").map_or("null", RawValue::get);
         let event = event(exchange, &name, data.as_bytes().to_vec())?;
         if !channel.is_empty() {
-            events.push((ChannelName::from(&*channel), event));
+            events.push(Publication::new(ChannelName::from(&*channel), event));
         }
     }
     exchange.shard.act(|core| core.publish_all(app, events)).map_err(reply::rejected)?;

@@ -5,16 +5,16 @@ use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
 
-use crate::core::{Answer, AppKey, ChannelName, Query};
+use crate::core::{Answer, AppKey, ChannelName, Publication, Query};
 use crate::credential::jwt::ClockPolicy;
 use crate::shard::http::{BodyError, Exchange, Response, not_found};
 
 use super::Gusher;
 use super::dialect::event_text;
 use super::form::Form;
-use super::json::{self, Object};
 use super::reply;
 use super::rest_v1::{self, Called, about_socket, about_user, event, pattern};
+use crate::protocol::json::{self, Object};
 
 /// Splits a path into decoded segments; an escaped separator stays inside its segment. `None` where v3 finds no page.
 pub(super) fn segments(path: &str) -> Option<Vec<String>> {
@@ -144,7 +144,10 @@ async fn push(mut exchange: Exchange, app: AppKey, channel: &str) -> Called {
     let data = data(&object);
     let answer = event_text(channel, &name, &data);
     let event = event(&exchange, &name, data)?;
-    exchange.shard.act(|core| core.publish(&app, ChannelName::from(channel), event, None)).map_err(reply::rejected)?;
+    exchange
+        .shard
+        .act(|core| core.publish(&app, Publication::new(ChannelName::from(channel), event)))
+        .map_err(reply::rejected)?;
     Ok(reply::json(answer))
 }
 

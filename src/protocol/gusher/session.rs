@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::core::{ChannelName, CloseReason, Connection, ConnectionId, Outcome, Rejection};
 use crate::hooks::jobs::{self, Job, JobError};
+use crate::protocol::json;
 use crate::shard::door::{Farewell, Heard, Session, Step};
 
 use super::command::{self, Command};
@@ -55,7 +56,7 @@ impl Session for GusherSession {
                 };
                 let mut text = reply::event(name, self.id, &data);
                 text.truncate(text.len() - 1);
-                Step::Reply(format!("{text},\"time\":{}}}", heard.unix_s))
+                Step::Reply(format!("{text},\"time\":{}}}", heard.unix_s()))
             }
             Command::Remote { remote, uid, payload, debug } => {
                 let connection = heard.connection;
@@ -77,16 +78,17 @@ impl Session for GusherSession {
         }
     }
 
-    fn subscribed(&mut self, outcome: Outcome) -> String {
-        let ended = if outcome == Outcome::Subscribed { "succeeded" } else { "error" };
-        match self.in_flight.take().map(|in_flight| *in_flight) {
+    fn done(&mut self, outcome: Outcome) -> Step {
+        let ended = if matches!(outcome, Outcome::Subscribed(_)) { "succeeded" } else { "error" };
+        let text = match self.in_flight.take().map(|in_flight| *in_flight) {
             Some(InFlight::MultiSubscribe(channels)) => self.multi_subscribed(ended, &channels),
             Some(InFlight::Subscribe(channel)) => {
                 reply::event(&format!("gusher.subscribe_{ended}"), self.id, &reply::channel_data(&channel))
             }
             // only a subscribe leads here
-            Some(InFlight::Remote { .. }) | None => String::new(),
-        }
+            Some(InFlight::Remote { .. }) | None => return Step::Nothing,
+        };
+        Step::Reply(text)
     }
 
     fn job_done(&mut self, result: Result<(), JobError>) -> Option<String> {
@@ -111,7 +113,7 @@ impl GusherSession {
     }
 
     fn subscribe(&mut self, heard: &Heard<'_>, channel: String) -> Step {
-        match heard.connection.permissions().grant(&channel, heard.channel_name_bytes_max) {
+        match heard.connection.permissions().grant(&channel, heard.limits().channel_name_bytes_max) {
             Ok(grant) => {
                 self.in_flight = Some(Box::new(InFlight::Subscribe(channel)));
                 Step::Subscribe(vec![grant])
@@ -127,7 +129,7 @@ impl GusherSession {
         let permissions = heard.connection.permissions();
         let grants = channels
             .iter()
-            .map(|channel| permissions.grant(channel, heard.channel_name_bytes_max))
+            .map(|channel| permissions.grant(channel, heard.limits().channel_name_bytes_max))
             .collect::<Result<Vec<_>, _>>();
         match grants {
             Ok(grants) if !grants.is_empty() => {
@@ -149,17 +151,18 @@ impl GusherSession {
         if !connection.permissions().cover(channel) {
             return Step::Refuse(Rejection::NotPermitted, reply::event("gusher.unsubscribe_error", self.id, &data));
         }
-        Step::Unsubscribe(ChannelName::from(channel), reply::event("gusher.unsubscribe_succeeded", self.id, &data))
+        let text = reply::event("gusher.unsubscribe_succeeded", self.id, &data);
+        Step::Unsubscribe(ChannelName::from(channel), Some(text))
     }
 
     fn remote_error(&self, remote: &str, uid: &str, payload: &str, why: &str) -> String {
-        let data = remote_data(remote, uid, payload, &super::json::string(why));
+        let data = remote_data(remote, uid, payload, &json::string(why));
         reply::event("gusher.remote_error", self.id, &data)
     }
 }
 
 /// `{"remote":…,"uid":…,"payload":…,"msg":…}`; `payload` and `msg` are JSON.
 fn remote_data(remote: &str, uid: &str, payload: &str, msg: &str) -> String {
-    let (remote, uid) = (super::json::string(remote), super::json::string(uid));
+    let (remote, uid) = (json::string(remote), json::string(uid));
     format!("{{\"remote\":{remote},\"uid\":{uid},\"payload\":{payload},\"msg\":{msg}}}")
 }

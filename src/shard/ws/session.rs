@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use tokio::task::{spawn_local, yield_now};
 use super::codec::{self, Decoder, Message};
 use super::handshake::{self, NotAnUpgrade};
 use crate::core::AppKey;
-use crate::core::{CloseReason, Connection, ConnectionId, DialectIndex, Hello, Outbox, Permissions, Rejection, UserId};
+use crate::core::{
+    CloseReason, Connection, ConnectionId, Core, DialectIndex, Hello, Outbox, Outcome, Permissions, Rejection, UserId,
+};
 use crate::shard::door::{Farewell, Heard, Session, Step};
 use crate::shard::http::{Exchange, Response, Seat};
 use crate::shard::stream::Stream;
@@ -37,6 +40,10 @@ pub struct Welcome {
     pub permissions: Permissions,
     /// What it reads.
     pub dialect: DialectIndex,
+    /// What it calls its session, where its protocol has that.
+    pub session: Option<Arc<str>>,
+    /// Whether it must show who it is before long, if its app demands that.
+    pub must_authorize: bool,
 }
 
 /// Why a handshake was not completed.
@@ -54,13 +61,13 @@ pub enum Refusal {
 /// # Errors
 /// See [`Refusal`]; the front door puts it into words.
 pub fn open(
-    mut exchange: Exchange,
+    exchange: &mut Exchange,
     welcome: Welcome,
     session: impl FnOnce(ConnectionId) -> Box<dyn Session>,
 ) -> Result<Response, Refusal> {
     let accept = handshake::accept(&exchange.request).map_err(Refusal::NotAnUpgrade)?;
     let shard = exchange.shard.clone();
-    let id = enter(&shard, &exchange, welcome).map_err(Refusal::Rejected)?;
+    let id = enter(&shard, exchange, welcome).map_err(Refusal::Rejected)?;
     let opening = Opening { shard: shard.clone(), id, done: false };
     let upgrade = hyper::upgrade::on(&mut exchange.request);
     let session = session(id);
@@ -78,6 +85,28 @@ pub fn open(
     Ok(handshake::switching_protocols(accept))
 }
 
+/// Completes a handshake only to say no on the socket, where clients of some protocols look for the reason: sends a
+/// message, if there is one, and the close frame.
+///
+/// # Errors
+/// The request is no WebSocket handshake.
+pub fn refuse(exchange: &mut Exchange, words: Option<String>, farewell: Farewell) -> Result<Response, NotAnUpgrade> {
+    let accept = handshake::accept(&exchange.request)?;
+    let upgrade = hyper::upgrade::on(&mut exchange.request);
+    let shard = exchange.shard.clone();
+    let seat = exchange.seat.clone();
+    shard.spawn(async move {
+        // counted on its listener until it is gone
+        let _seat = seat;
+        let Some((stream, _)) = upgraded(upgrade).await else { return };
+        let words = words.map(|words| codec::text_frame(words.as_bytes())).unwrap_or_default();
+        let mut outbox = Outbox::default();
+        outbox.push([words, codec::close_frame(farewell.code, &farewell.reason)].concat().into());
+        let _ = tokio::time::timeout(CLOSE_LINGER, say_goodbye(&stream, &mut outbox)).await;
+    });
+    Ok(handshake::switching_protocols(accept))
+}
+
 fn enter(shard: &Rc<Shard>, exchange: &Exchange, welcome: Welcome) -> Result<ConnectionId, Rejection> {
     let node = &shard.shared.node;
     if *shard.shared.draining.borrow() {
@@ -85,11 +114,11 @@ fn enter(shard: &Rc<Shard>, exchange: &Exchange, welcome: Welcome) -> Result<Con
     }
     let permit = node
         .admission
-        .admit(&welcome.app, exchange.client, &node.limits)
+        .admit(&welcome.app, exchange.client, &shard.settings())
         .map_err(|rejection| shard.core.borrow_mut().rejected(rejection))?;
     let nonce = uuid::Uuid::new_v4().as_u128() as u64;
-    let (user, permissions, dialect) = (welcome.user, welcome.permissions, welcome.dialect);
-    shard.act(|core| core.connect(Hello { permit, user, permissions, dialect, nonce }))
+    let Welcome { user, permissions, dialect, session, must_authorize, .. } = welcome;
+    shard.act(|core| core.connect(Hello { permit, user, permissions, dialect, session, must_authorize, nonce }))
 }
 
 async fn upgraded(upgrade: OnUpgrade) -> Option<(Stream, Vec<u8>)> {
@@ -218,6 +247,8 @@ fn attach(shard: &Rc<Shard>, conn: &Rc<Conn>) {
     }
     conns[slot] = Some(conn.clone());
     drop(conns);
+    let step = ask_session(shard, conn, "", |session, heard| session.opened(heard));
+    take_step(shard, conn, step);
     // whatever was sent to it between the roster and now
     shard.flush_one(conn.id.slot);
     shard.come_to_rest();
@@ -297,7 +328,9 @@ fn read(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder) -> Vec<u8> {
 
 /// Decodes bytes and acts on each message, up to the first that must wait for an answer; returns the bytes after it.
 fn digest(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder, input: &mut [u8]) -> Vec<u8> {
-    let bytes_max = shard.shared.node.limits.command_bytes_max;
+    let settings = shard.settings();
+    let limits = &settings.limits;
+    let bytes_max = conn.session().message_bytes_max(limits);
     let mut at = 0;
     // to the end of the input and once more: only then does the decoder let go of a message that came in pieces
     while !conn.ended.get() {
@@ -318,7 +351,6 @@ fn digest(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder, input: &mut [u8
             None => break,
         }
         // replies to a row of commands must not pile up beyond what a row of events may
-        let limits = &shard.shared.node.limits;
         let is_over = |held: &Connection| held.outbox().exceeds(limits.outbox_bytes_max);
         if shard.core.borrow().connection(conn.id.slot).is_some_and(is_over) {
             shard.flush_one(conn.id.slot);
@@ -333,6 +365,10 @@ fn hear(shard: &Rc<Shard>, conn: &Conn, message: Message<'_>) {
     let slot = conn.id.slot;
     match message {
         Message::Text(text) => hear_text(shard, conn, text),
+        Message::Binary(message) if conn.session().reads_binary() => match str::from_utf8(message) {
+            Ok(text) => hear_text(shard, conn, text),
+            Err(_) => shard.take_down(slot, CloseReason::Violation, Some(codec::close_frame(1007, "not UTF-8"))),
+        },
         Message::Binary(message) => {
             if let Some(Some(frame)) = shard.guarded(slot, || conn.session().binary(message)) {
                 shard.core.borrow_mut().reply(slot, frame);
@@ -348,21 +384,45 @@ fn hear(shard: &Rc<Shard>, conn: &Conn, message: Message<'_>) {
 }
 
 fn hear_text(shard: &Rc<Shard>, conn: &Conn, text: &str) {
+    shard.core.borrow_mut().stats_mut().commands += 1;
+    let step = ask_session(shard, conn, text, |session, heard| session.text(heard));
+    take_step(shard, conn, step);
+}
+
+/// What a session makes of something; `None` if it panicked, which is the end of its connection.
+fn ask_session(
+    shard: &Rc<Shard>,
+    conn: &Conn,
+    text: &str,
+    ask: impl FnOnce(&mut dyn Session, Heard<'_>) -> Step,
+) -> Option<Step> {
     let slot = conn.id.slot;
     let step = {
         let core = shard.core.borrow();
-        let Some(connection) = core.connection(slot) else { return };
-        let channel_name_bytes_max = shard.shared.node.limits.channel_name_bytes_max;
-        let heard = Heard { text, connection, channel_name_bytes_max, unix_s: shard.unix_s() };
-        survived(|| conn.session().text(heard))
+        let Some(connection) = core.connection(slot) else { return Some(Step::Nothing) };
+        let heard = Heard { text, connection, core: &core, shard };
+        survived(|| ask(&mut *conn.session(), heard))
     };
+    if step.is_none() {
+        let mut core = shard.core.borrow_mut();
+        core.stats_mut().panics += 1;
+        core.close(slot, CloseReason::Internal);
+    }
+    step
+}
+
+/// Does what a session wants done.
+pub(in crate::shard) fn take_step(shard: &Rc<Shard>, conn: &Conn, step: Option<Step>) {
+    let slot = conn.id.slot;
     let mut core = shard.core.borrow_mut();
-    core.stats_mut().commands += 1;
+    let say = |core: &mut Core, text: String| core.reply(slot, codec::text_frame(text.as_bytes()));
     match step {
-        Some(Step::Reply(text)) => core.reply(slot, codec::text_frame(text.as_bytes())),
+        None | Some(Step::Nothing) => {}
+        Some(Step::Reply(text)) => say(&mut core, text),
+        Some(Step::Replies(texts)) => texts.into_iter().for_each(|text| say(&mut core, text)),
         Some(Step::Refuse(rejection, text)) => {
             core.rejected(rejection);
-            core.reply(slot, codec::text_frame(text.as_bytes()));
+            say(&mut core, text);
         }
         Some(Step::Subscribe(grants)) => {
             conn.busy.set(true);
@@ -370,7 +430,18 @@ fn hear_text(shard: &Rc<Shard>, conn: &Conn, text: &str) {
         }
         Some(Step::Unsubscribe(channel, text)) => {
             core.unsubscribe(slot, &channel);
-            core.reply(slot, codec::text_frame(text.as_bytes()));
+            text.into_iter().for_each(|text| say(&mut core, text));
+        }
+        Some(Step::Publish { channel, event, target }) => {
+            if let Err(rejection) = core.publish_from(slot, channel, event, target) {
+                drop(core);
+                let step = shard.guarded(slot, || conn.session().done(Outcome::Refused(rejection)));
+                take_step(shard, conn, step);
+            }
+        }
+        Some(Step::SignIn(user, watched)) => {
+            conn.busy.set(true);
+            core.sign_in(slot, user, watched);
         }
         Some(Step::Job(job)) => {
             conn.busy.set(true);
@@ -381,10 +452,6 @@ fn hear_text(shard: &Rc<Shard>, conn: &Conn, text: &str) {
         Some(Step::Close(Farewell { code, reason })) => {
             drop(core);
             shard.take_down(slot, CloseReason::Violation, Some(codec::close_frame(code, &reason)));
-        }
-        None => {
-            core.stats_mut().panics += 1;
-            core.close(slot, CloseReason::Internal);
         }
     }
 }
@@ -415,39 +482,48 @@ pub(in crate::shard) fn part_at_once(conn: &Conn, outbox: &mut Outbox, reason: C
 /// Sends a connection that was taken down what it is still to be sent, and waits for it to hang up, both for a
 /// bounded time.
 pub(in crate::shard) async fn part(conn: Rc<Conn>, mut outbox: Outbox) {
-    let goodbye = async {
-        while !outbox.is_empty() {
-            conn.stream.writable().await?;
-            write_what_goes(&conn, &mut outbox)?;
+    // whether the peer hung up in time or not, the socket is closed then
+    let _ = tokio::time::timeout(CLOSE_LINGER, say_goodbye(&conn.stream, &mut outbox)).await;
+}
+
+async fn say_goodbye(stream: &Stream, outbox: &mut Outbox) -> io::Result<()> {
+    while !outbox.is_empty() {
+        stream.writable().await?;
+        write_to(stream, outbox)?;
+    }
+    stream.shutdown_write()?;
+    let mut left = DISCARDED_BYTES_MAX;
+    while left > 0 {
+        stream.readable().await?;
+        match stream.try_read(&mut [0; 4096]) {
+            Ok(0) => break,
+            Ok(count) => left = left.saturating_sub(count),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
         }
-        conn.stream.shutdown_write()?;
-        let mut left = DISCARDED_BYTES_MAX;
-        while left > 0 {
-            conn.stream.readable().await?;
-            match conn.stream.try_read(&mut [0; 4096]) {
-                Ok(0) => break,
-                Ok(count) => left = left.saturating_sub(count),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-            yield_now().await; // lets the time-out, and others, have their turn
-        }
-        io::Result::Ok(())
-    };
-    // whether the peer hung up in time or not, the socket is closed now
-    let _ = tokio::time::timeout(CLOSE_LINGER, goodbye).await;
+        yield_now().await; // lets the time-out, and others, have their turn
+    }
+    Ok(())
 }
 
 /// Writes until nothing is left or the socket is full. Returns the bytes and calls that it took.
 pub(in crate::shard) fn write_what_goes(conn: &Conn, outbox: &mut Outbox) -> io::Result<(u64, u64)> {
+    let written = write_to(&conn.stream, outbox)?;
+    if !outbox.is_empty() {
+        conn.blocked();
+    }
+    Ok(written)
+}
+
+fn write_to(stream: &Stream, outbox: &mut Outbox) -> io::Result<(u64, u64)> {
     let (mut bytes, mut calls) = (0, 0);
     while !outbox.is_empty() {
         let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
         let filled = outbox.fill(&mut slices);
         // one frame is the common case, and the plain call is the cheaper one
         let written = match &slices[..filled] {
-            [only] => conn.stream.try_write(only),
-            several => conn.stream.try_write_vectored(several),
+            [only] => stream.try_write(only),
+            several => stream.try_write_vectored(several),
         };
         match written {
             Ok(written) => {
@@ -455,10 +531,7 @@ pub(in crate::shard) fn write_what_goes(conn: &Conn, outbox: &mut Outbox) -> io:
                 bytes += written as u64;
                 calls += 1;
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                conn.blocked();
-                break;
-            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
             Err(error) => return Err(error),
         }
     }

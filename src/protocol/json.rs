@@ -1,4 +1,4 @@
-//! JSON as gusher's originals read it: the first value counts, whatever follows; values pass through byte for byte.
+//! JSON whose values pass through byte for byte.
 
 use std::fmt;
 
@@ -8,21 +8,21 @@ use serde_json::value::RawValue;
 
 /// An object whose values are left as they were written. Of equal keys the last counts; `null` is an empty object.
 #[derive(Debug, Default)]
-pub(super) struct Object<'a>(Vec<(String, &'a RawValue)>);
+pub(in crate::protocol) struct Object<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'a> Object<'a> {
     /// Reads the first value of `bytes`; `None` if that is no object.
-    pub(super) fn first(bytes: &'a [u8]) -> Option<Self> {
+    pub(in crate::protocol) fn first(bytes: &'a [u8]) -> Option<Self> {
         serde_json::Deserializer::from_slice(bytes).into_iter().next()?.ok()
     }
 
     /// A member by its exact name.
-    pub(super) fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub(in crate::protocol) fn get(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value)
     }
 
     /// A member by its name in any case, as v3 reads bodies.
-    pub(super) fn get_any_case(&self, name: &str) -> Option<&'a RawValue> {
+    pub(in crate::protocol) fn get_any_case(&self, name: &str) -> Option<&'a RawValue> {
         self.0.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 }
@@ -56,7 +56,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
 }
 
 /// A string, or nothing for `null`; `None` for any other type.
-pub(super) fn optional_string(value: Option<&RawValue>) -> Option<String> {
+pub(in crate::protocol) fn optional_string(value: Option<&RawValue>) -> Option<String> {
     match value {
         None => Some(String::new()),
         Some(value) => Some(serde_json::from_str::<Option<String>>(value.get()).ok()?.unwrap_or_default()),
@@ -65,7 +65,7 @@ pub(super) fn optional_string(value: Option<&RawValue>) -> Option<String> {
 
 /// The "string or json" rule of the API document: text that is one JSON value as a whole counts as that value, any
 /// other as a string.
-pub(super) fn string_or_json(text: &str) -> Vec<u8> {
+pub(in crate::protocol) fn string_or_json(text: &str) -> Vec<u8> {
     match serde_json::from_str::<&RawValue>(text) {
         Ok(value) => value.get().as_bytes().to_vec(),
         Err(_) => string(text).into_bytes(),
@@ -73,7 +73,7 @@ pub(super) fn string_or_json(text: &str) -> Vec<u8> {
 }
 
 /// Text as a JSON string.
-pub(super) fn string(text: &str) -> String {
+pub(in crate::protocol) fn string(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len() + 2);
     write_string(&mut bytes, text);
     // the parts are UTF-8: `text` and ASCII
@@ -81,7 +81,7 @@ pub(super) fn string(text: &str) -> String {
 }
 
 /// Appends text as a JSON string.
-pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
+pub(in crate::protocol) fn write_string(out: &mut Vec<u8>, text: &str) {
     // writing into memory cannot fail
     let _ = serde_json::to_writer(out, text);
 }
