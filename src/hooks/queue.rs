@@ -392,3 +392,301 @@ impl Queue {
 fn weight(events: &[Arc<Happening>]) -> usize {
     events.iter().map(|happening| happening.weight).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::{Observation, Observed};
+    use proptest::prelude::*;
+
+    /// A queue and a clock; events are known by their number in the order of [`push`](Bench::push).
+    struct Bench {
+        queue: Queue,
+        start: Instant,
+        ms: u64,
+        pushed: u64,
+    }
+
+    impl Bench {
+        fn new(settings: Settings, batch_ms: u64) -> Self {
+            let queue = Queue::new(Arc::new(settings), Duration::from_millis(batch_ms));
+            Bench { queue, start: Instant::now(), ms: 0, pushed: 0 }
+        }
+
+        fn now(&self) -> Instant {
+            self.start + Duration::from_millis(self.ms)
+        }
+
+        fn push(&mut self, channel: &str) {
+            let what = Observed::SubscriptionCount(self.pushed);
+            let observation = Observation { app: "k".into(), channel: channel.into(), what };
+            self.queue.push(Arc::new(Happening::new(observation, None)), self.now());
+            self.pushed += 1;
+        }
+
+        /// What is to be tried now.
+        fn take(&mut self) -> Option<Delivery> {
+            let now = self.now();
+            self.queue.next(now).filter(|at| *at <= now)?;
+            Some(self.queue.take(now).expect("next said so"))
+        }
+
+        /// In how many ms there is something to try.
+        fn next(&mut self) -> Option<u64> {
+            let now = self.now();
+            self.queue.next(now).map(|at| (at - now).as_millis() as u64)
+        }
+
+        fn fail(&mut self, delivery: Delivery) {
+            self.queue.failed(delivery, "answered 500", self.now(), 0.0);
+        }
+    }
+
+    fn number(happening: &Happening) -> u64 {
+        match happening.what {
+            Observed::SubscriptionCount(number) => number,
+            _ => unreachable!("the bench pushes nothing else"),
+        }
+    }
+
+    fn numbers(delivery: &Delivery) -> Vec<u64> {
+        delivery.happenings().map(|happening| number(happening)).collect()
+    }
+
+    fn parked(queue: &Queue) -> Vec<(u32, Vec<u64>)> {
+        let numbers = |parked: &Parked| parked.events.iter().map(|event| number(event)).collect();
+        queue.parked().map(|parked| (parked.attempts, numbers(parked))).collect()
+    }
+
+    #[test]
+    fn a_channel_waits_for_its_own_delivery_and_for_no_other() {
+        let mut bench = Bench::new(Settings::default(), 0);
+        for channel in ["a", "a", "b", "a"] {
+            bench.push(channel);
+        }
+        let first = bench.take().unwrap();
+        assert_eq!(numbers(&first), [0]);
+        let other = bench.take().unwrap();
+        assert_eq!(numbers(&other), [2]);
+        assert!(bench.take().is_none());
+        bench.fail(first);
+        bench.queue.delivered(&other);
+        bench.push("b");
+        let other = bench.take().unwrap();
+        assert_eq!(numbers(&other), [4]);
+        assert_eq!(bench.next(), Some(1_000));
+        bench.ms = 1_000;
+        let again = bench.take().unwrap();
+        assert_eq!(numbers(&again), [0]);
+        bench.queue.delivered(&again);
+        assert_eq!(numbers(&bench.take().unwrap()), [1]);
+        assert_eq!(bench.queue.counts(), Counts { delivered: 2, failed: 1, ..Counts::default() });
+    }
+
+    #[test]
+    fn retries_back_off_until_the_event_is_too_old() {
+        let mut bench = Bench::new(Settings::default(), 0);
+        bench.push("a");
+        bench.push("a");
+        let mut attempts = Vec::new();
+        while parked(&bench.queue).is_empty() {
+            bench.ms += bench.next().unwrap();
+            attempts.push(bench.ms);
+            let delivery = bench.take().unwrap();
+            bench.fail(delivery);
+        }
+        let s = [0, 1, 3, 7, 15, 31, 63, 123, 183, 243, 300];
+        assert_eq!(attempts, s.map(|s| s * 1_000));
+        assert_eq!(parked(&bench.queue), [(11, vec![0])]);
+        // the next is as old, and the endpoint has taken nothing in all that time
+        bench.ms += bench.next().unwrap_or(0);
+        assert!(bench.take().is_none());
+        assert_eq!(parked(&bench.queue), [(11, vec![0]), (0, vec![1])]);
+        assert_eq!(bench.queue.queued(), 0);
+    }
+
+    #[test]
+    fn chance_shortens_a_pause_by_half_at_most() {
+        for (random, expected) in [(0.0, 1_000), (0.5, 750), (0.999, 501)] {
+            let mut bench = Bench::new(Settings::default(), 0);
+            bench.push("a");
+            let delivery = bench.take().unwrap();
+            bench.queue.failed(delivery, "", bench.start, random);
+            let next = bench.queue.next(bench.start).unwrap() - bench.start;
+            assert_eq!(next.as_micros().div_ceil(1_000), expected, "{random}");
+        }
+    }
+
+    #[test]
+    fn one_attempt_is_made_however_long_an_event_has_waited() {
+        let mut bench = Bench::new(Settings::default(), 0);
+        bench.push("a");
+        bench.push("a");
+        let first = bench.take().unwrap();
+        bench.ms = 400_000;
+        bench.queue.delivered(&first);
+        let second = bench.take().unwrap();
+        bench.fail(second);
+        assert_eq!(parked(&bench.queue), [(1, vec![1])]);
+    }
+
+    #[test]
+    fn an_endpoint_that_is_down_is_asked_once_a_second_and_recovers() {
+        let mut bench = Bench::new(Settings::default(), 0);
+        for number in 0..20 {
+            bench.push(&number.to_string());
+        }
+        for _ in 0..DOWN_FAILURES {
+            let delivery = bench.take().unwrap();
+            bench.fail(delivery);
+        }
+        assert!(bench.queue.is_down());
+        assert_eq!(bench.next(), Some(1_000));
+        bench.ms = 1_000;
+        let delivery = bench.take().unwrap();
+        bench.fail(delivery);
+        assert!(bench.take().is_none());
+        assert_eq!(bench.next(), Some(1_000));
+        bench.ms = 2_000;
+        let delivery = bench.take().unwrap();
+        bench.queue.delivered(&delivery);
+        assert!(!bench.queue.is_down());
+        let mut told = 1;
+        while let Some(delivery) = bench.take() {
+            bench.queue.delivered(&delivery);
+            told += 1;
+        }
+        assert!(told >= 12, "{told}");
+    }
+
+    #[test]
+    fn a_batch_goes_when_it_is_old_or_full() {
+        let mut bench = Bench::new(Settings::default(), 200);
+        bench.push("a");
+        bench.ms = 150;
+        bench.push("b");
+        bench.push("a");
+        assert_eq!(bench.next(), Some(50));
+        assert!(bench.take().is_none());
+        bench.ms = 200;
+        let batch = bench.take().unwrap();
+        assert_eq!(numbers(&batch), [0, 1, 2]);
+        // behind it: what is on its channels waits, the rest does not
+        bench.push("a");
+        bench.push("c");
+        assert_eq!(bench.next(), Some(200));
+        bench.ms = 400;
+        assert_eq!(numbers(&bench.take().unwrap()), [4]);
+        bench.fail(batch);
+        assert_eq!(bench.next(), Some(1_000));
+        bench.ms = 1_400;
+        let batch = bench.take().unwrap();
+        assert_eq!(numbers(&batch), [0, 1, 2]);
+        bench.queue.delivered(&batch);
+        assert_eq!(numbers(&bench.take().unwrap()), [3]);
+        for _ in 0..BATCH_EVENTS_MAX {
+            bench.push("d");
+        }
+        assert_eq!(bench.take().unwrap().events.len(), BATCH_EVENTS_MAX);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_in_bytes() {
+        let mut bench = Bench::new(Settings::default(), 200);
+        let large = "x".repeat(300 << 10);
+        for _ in 0..5 {
+            bench.push(&large);
+        }
+        assert_eq!(bench.take().unwrap().events.len(), 3);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_parked_and_then_dropped() {
+        let settings = Settings { queue_max: 2, parked_max: 1, ..Settings::default() };
+        let mut bench = Bench::new(settings, 0);
+        for _ in 0..4 {
+            bench.push("a");
+        }
+        assert_eq!(parked(&bench.queue), [(0, vec![2])]);
+        assert_eq!(bench.queue.counts(), Counts { parked: 1, dropped: 1, ..Counts::default() });
+        let happening_bytes = bench.queue.bytes / 3;
+        let settings = Settings { endpoint_bytes_max: 2 * happening_bytes, ..Settings::default() };
+        let mut bench = Bench::new(settings, 0);
+        for _ in 0..3 {
+            bench.push("a");
+        }
+        assert_eq!(bench.queue.counts(), Counts { dropped: 1, ..Counts::default() });
+        for _ in 0..2 {
+            let delivery = bench.take().unwrap();
+            bench.queue.delivered(&delivery);
+        }
+        bench.push("a");
+        assert_eq!(numbers(&bench.take().unwrap()), [3]);
+    }
+
+    #[test]
+    fn parked_deliveries_are_replayed_or_discarded() {
+        let settings = Settings { queue_max: 0, ..Settings::default() };
+        let mut bench = Bench::new(settings, 0);
+        for channel in ["a", "b", "a"] {
+            bench.push(channel);
+        }
+        let second = bench.queue.parked().nth(1).unwrap().number;
+        assert_eq!(bench.queue.discard(|number| number == second), 1);
+        bench.ms = 1_000_000;
+        assert_eq!(bench.queue.replay(|_| true, bench.now()), 2);
+        assert_eq!((bench.queue.parked_events(), bench.queue.queued()), (0, 2));
+        let first = bench.take().unwrap();
+        assert_eq!(numbers(&first), [0]);
+        bench.fail(first);
+        assert_eq!(bench.next(), Some(1_000), "it has all its time again");
+        assert_eq!(bench.queue.replay(|_| true, bench.now()), 0);
+    }
+
+    proptest! {
+        /// Whatever comes, succeeds and fails in whatever order: no channel's events overtake each other or are told
+        /// twice, none has two deliveries under way, and in the end nothing is left over.
+        #[test]
+        fn order_is_kept(steps in prop::collection::vec((0..8_u8, 0..4_u8), 0..200), batch_ms in prop_oneof![Just(0), Just(50)]) {
+            let settings = Settings { retry: Duration::from_secs(20), queue_max: 30, parked_max: 10, ..Settings::default() };
+            let mut bench = Bench::new(settings, batch_ms);
+            let mut under_way: VecDeque<Delivery> = VecDeque::new();
+            let mut told: HashMap<ChannelName, u64> = HashMap::new();
+            let mut succeed = |bench: &mut Bench, delivery: Delivery| {
+                bench.queue.delivered(&delivery);
+                for happening in delivery.happenings() {
+                    let last = told.insert(happening.channel.clone(), number(happening));
+                    assert!(last.is_none_or(|last| last < number(happening)));
+                }
+            };
+            for (step, value) in steps {
+                match step {
+                    0..3 => bench.push(&value.to_string()),
+                    3 | 4 => if let Some(delivery) = bench.take() {
+                        let busy = |channel: &ChannelName| {
+                            under_way.iter().any(|other| other.happenings().any(|event| event.channel == *channel))
+                        };
+                        assert!(!delivery.happenings().any(|event| busy(&event.channel)));
+                        under_way.push_back(delivery);
+                    },
+                    5 => if let Some(delivery) = under_way.pop_front() { succeed(&mut bench, delivery) },
+                    6 => if let Some(delivery) = under_way.pop_back() { bench.fail(delivery) },
+                    _ => bench.ms += 700 * u64::from(value),
+                }
+            }
+            while let Some(delivery) = under_way.pop_front() {
+                succeed(&mut bench, delivery);
+            }
+            while let Some(wait) = bench.next() {
+                bench.ms += wait;
+                if let Some(delivery) = bench.take() { succeed(&mut bench, delivery) }
+            }
+            let counts = bench.queue.counts();
+            prop_assert_eq!(counts.delivered + counts.parked + counts.dropped, bench.pushed);
+            bench.queue.discard(|_| true);
+            let queue = &bench.queue;
+            prop_assert_eq!((queue.queued, queue.bytes, queue.ready_events, queue.ready_bytes, queue.parked_events), (0, 0, 0, 0, 0));
+            prop_assert!(queue.lanes.is_empty() && queue.ready.is_empty() && queue.retries.is_empty());
+        }
+    }
+}
