@@ -26,6 +26,8 @@ const RETRY_PAUSE_MAX: Duration = Duration::from_secs(60);
 pub(super) const DOWN_FAILURES: u32 = 8;
 /// …and asked no more often than this, whatever waits for it.
 const DOWN_PAUSE: Duration = Duration::from_secs(1);
+/// How long an event waits, at the least, before it is parked without having been tried.
+const UNTRIED_MIN: Duration = Duration::from_secs(10);
 
 /// What has become of events, in events; of attempts, in attempts.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
@@ -176,8 +178,8 @@ impl Queue {
     /// When [`take`](Self::take) has something; not later than `now` if it has it now. Parks what has waited so long that
     /// it would not be tried again, if the endpoint has taken nothing in all that time.
     pub(super) fn next(&mut self, now: Instant) -> Option<Instant> {
-        let retry = self.settings.retry;
-        let has_passed = |since: Instant| now.saturating_duration_since(since) >= retry;
+        let patience = self.settings.retry.max(UNTRIED_MIN);
+        let has_passed = |since: Instant| now.saturating_duration_since(since) >= patience;
         if self.failing_since.is_some_and(has_passed) {
             while let Some(first) = self.first_ready().filter(|first| has_passed(first.at)) {
                 let happening = first.happening.clone();
@@ -514,6 +516,19 @@ mod tests {
             bench.queue.failed(delivery, "", bench.start, random);
             let next = bench.queue.next(bench.start).unwrap() - bench.start;
             assert_eq!(next.as_micros().div_ceil(1_000), expected, "{random}");
+        }
+    }
+
+    #[test]
+    fn without_retries_each_event_is_tried_once() {
+        let mut bench = Bench::new(Settings { retry: Duration::ZERO, ..Settings::default() }, 0);
+        for number in 0..3 {
+            bench.push("a");
+            bench.ms += 1;
+            let delivery = bench.take().unwrap();
+            bench.fail(delivery);
+            assert_eq!(parked(&bench.queue)[number as usize], (1, vec![number]));
+            bench.ms += 1;
         }
     }
 
