@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use hydrant::config;
 use hydrant::core::{AppKey, CloseReason, Outcome, Permissions, UserId};
+use hydrant::hooks::Hooks;
 use hydrant::hooks::jobs::{JobError, Jobs, Target};
+use hydrant::hooks::settings::Settings;
 use hydrant::limits::Limits;
 use hydrant::node::{Node, Parts};
 use hydrant::protocol::GUSHER;
@@ -89,6 +91,7 @@ fn main() -> anyhow::Result<()> {
             limits,
             apps: Vec::new(),
             jobs: Jobs::start(Target::None, Duration::from_secs(1), 1, tokio::runtime::Handle::current())?,
+            hooks: Hooks::start(tokio::runtime::Handle::current(), &Settings::default()),
             grace: Duration::ZERO,
             trusted_proxies: Vec::new(),
             listeners: vec![(listener, vec![Arc::new(EchoDoor) as Arc<dyn FrontDoor>])],

@@ -14,7 +14,9 @@ use tokio::sync::{oneshot, watch};
 use crate::config::{self, Address, Config, Door, PublicKeyPem, RemoteTarget};
 use crate::core::{self, Admission, AppKey, Ledger};
 use crate::credential::session::SessionKey;
+use crate::hooks::Hooks;
 use crate::hooks::jobs::{Jobs, Target};
+use crate::hooks::settings::Settings;
 use crate::limits::Limits;
 use crate::ops::metrics::OpsDoor;
 use crate::protocol::dialects;
@@ -26,6 +28,8 @@ use crate::shard::{Mail, Shard, Shared};
 
 /// What a shard may take, beside its own goodbyes, before it is given up.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long hooks are told, at the end, of what happened until then.
+const HOOKS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running node.
 pub struct Node {
@@ -33,6 +37,7 @@ pub struct Node {
     mailboxes: Arc<[UnboundedSender<Mail>]>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     draining: watch::Sender<bool>,
+    hooks: Hooks,
     grace: Duration,
 }
 
@@ -46,6 +51,8 @@ pub struct Parts {
     pub apps: Vec<AppKey>,
     /// Where jobs are handed on.
     pub jobs: Jobs,
+    /// Who is told of what happens.
+    pub hooks: Hooks,
     /// Over how long goodbyes are spread when the node drains.
     pub grace: Duration,
     /// Proxies whose word about a client's address counts.
@@ -94,6 +101,7 @@ impl Node {
             limits: config.limits.clone(),
             apps: config.apps.iter().map(|app| AppKey::from(&*app.key)).collect(),
             jobs: jobs(config)?,
+            hooks: Hooks::start(tokio::runtime::Handle::current(), &Settings::default()),
             grace: config.shutdown.grace,
             trusted_proxies: config.trusted_proxies.clone(),
             listeners: config.listen.iter().map(with_doors).collect(),
@@ -146,12 +154,20 @@ impl Node {
                 backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             },
             jobs: parts.jobs,
+            hooks: parts.hooks.clone(),
             ready: AtomicBool::new(false),
             http_connections: AtomicUsize::new(0),
             draining: is_draining,
         });
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| unbounded_channel()).unzip();
-        let mut node = Self { listeners, mailboxes: senders.into(), threads: Vec::new(), draining, grace: parts.grace };
+        let mut node = Self {
+            listeners,
+            mailboxes: senders.into(),
+            threads: Vec::new(),
+            draining,
+            hooks: parts.hooks,
+            grace: parts.grace,
+        };
         let epoch = Instant::now();
         let mut starting = Vec::new();
         for (index, (mailbox, sockets)) in receivers.into_iter().zip(sockets).enumerate() {
@@ -176,7 +192,8 @@ impl Node {
         &self.listeners
     }
 
-    /// Stops accepting, says goodbye to every connection within the grace period, and ends every thread.
+    /// Stops accepting, says goodbye to every connection within the grace period, tells hooks what is left to tell, and ends
+    /// every thread.
     pub async fn drain(self) {
         let _ = self.draining.send(true);
         let mut drained = Vec::new();
@@ -195,6 +212,7 @@ impl Node {
             tracing::warn!("a shard did not drain in time");
             return;
         }
+        self.hooks.finish(HOOKS_PATIENCE).await;
         if let Err(error) = self.stop() {
             tracing::error!(%error, "a shard had failed");
         }

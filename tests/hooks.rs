@@ -1,4 +1,4 @@
-//! Webhooks against a real HTTP server.
+//! Webhooks against a real HTTP server, and what operators see of them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
 use std::collections::VecDeque;
@@ -10,9 +10,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aws_lc_rs::hmac;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
+use hydrant::config;
 use hydrant::core::{ConnectionId, Data, Event, Observation, Observed, SessionName};
+use hydrant::hooks::jobs::{Jobs, Target};
 use hydrant::hooks::settings::{AppHooks, Endpoint, Events, Format, Settings};
 use hydrant::hooks::{Chosen, Hooks};
+use hydrant::limits::Limits;
+use hydrant::node::{Node, Parts};
+use hydrant::ops::metrics::OpsDoor;
 use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
@@ -104,7 +109,7 @@ impl Sink {
 fn start() -> Hooks {
     // the first test of the process installs it; all others find it there
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    Hooks::start(Handle::current(), &Settings::default()).unwrap()
+    Hooks::start(Handle::current(), &Settings::default())
 }
 
 fn quick() -> Settings {
@@ -236,4 +241,63 @@ async fn a_replayed_delivery_is_signed_anew() {
     assert_eq!(again.header("x-pusher-signature"), sign("new", &again.body));
     until("it is told", || hooks.report()[0].delivered == 1).await;
     assert_eq!(hooks.parked(10), (Vec::new(), 0));
+}
+
+#[tokio::test]
+async fn operators_see_what_is_parked_and_replay_it() {
+    let mut sink = Sink::start(&[status(500), status(200)]).await;
+    let hooks = start();
+    let listener = config::Listener {
+        address: config::Address::Tcp(([127, 0, 0, 1], 0).into()),
+        doors: vec![config::Door::Ops],
+        trusted: true,
+        ..config::Listener::blank()
+    };
+    let node = Node::launch(Parts {
+        shards: 1,
+        limits: Limits::default(),
+        apps: Vec::new(),
+        jobs: Jobs::start(Target::None, WAIT_MAX, 1, Handle::current()).unwrap(),
+        hooks: hooks.clone(),
+        grace: Duration::ZERO,
+        trusted_proxies: Vec::new(),
+        listeners: vec![(listener, vec![Arc::new(OpsDoor)])],
+    })
+    .unwrap();
+    let ops = node.listeners()[0].address.to_string();
+    let client = reqwest::Client::new();
+    let get = async |path: &str| client.get(format!("http://{ops}{path}")).send().await.unwrap().text().await.unwrap();
+    let url = format!("http://user:hunter2@{}/in?key=hunter2", sink.address);
+    let settings = Settings { retry: Duration::ZERO, ..quick() };
+    hooks.replace(&settings, &[app(&url, Format::Pusher, "secret")]).unwrap();
+    see(&hooks, "x", Observed::Occupied);
+    sink.next().await;
+    until("it is parked", || hooks.report()[0].parked == 1).await;
+    let shown = format!("http://***@{}/in?***", sink.address);
+    let report: serde_json::Value = serde_json::from_str(&get("/hooks").await).unwrap();
+    let endpoint = &report["endpoints"][0];
+    assert!(endpoint["last_error"]["at_ms"].as_u64().unwrap() > 1_700_000_000_000);
+    assert_eq!(endpoint["last_error"]["error"], "answered 500 Internal Server Error");
+    assert_eq!((&endpoint["url"], &endpoint["format"]), (&shown.as_str().into(), &"pusher".into()));
+    assert_eq!((&endpoint["parked"], &endpoint["failed"], &endpoint["queued"]), (&1.into(), &1.into(), &0.into()));
+    let listed: serde_json::Value = serde_json::from_str(&get("/hooks/parked").await).unwrap();
+    let parked = &listed["parked"][0];
+    assert_eq!(parked["events"].to_string(), r#"[{"channel":"x","name":"channel_occupied"}]"#);
+    assert_eq!((&parked["app"], &parked["attempts"], &listed["count"]), (&"key".into(), &1.into(), &1.into()));
+    let metrics = get("/metrics").await;
+    for line in [
+        r#"hydrant_hook_deliveries_total{app="key",result="failed"} 1"#,
+        r#"hydrant_hook_deliveries_total{app="key",result="parked"} 1"#,
+        r#"hydrant_hook_parked{app="key"} 1"#,
+        r#"hydrant_hook_queued{app="key"} 0"#,
+        "hydrant_hook_overflows_total 0",
+    ] {
+        assert!(metrics.lines().any(|shown| shown == line), "{line} in\n{metrics}");
+    }
+    let ids = serde_json::json!({ "ids": [parked["id"]] }).to_string();
+    let replay = client.post(format!("http://{ops}/hooks/replay")).body(ids).send().await.unwrap();
+    assert_eq!(replay.text().await.unwrap(), "{\"replayed\":1}\n");
+    sink.next().await;
+    until("it is told", || hooks.report()[0].delivered == 1).await;
+    node.drain().await;
 }

@@ -39,22 +39,20 @@ pub(super) type Answering = Pin<Box<dyn Future<Output = Result<(), String>> + Se
 /// What carries requests: [`Http::post`], or a test's own.
 pub(super) type Post = Arc<dyn Fn(Request) -> Answering + Send + Sync>;
 
-/// The clients of all webhooks: one for TLS, made when it is needed, and one without.
+/// The clients of all webhooks: one with TLS and one without, each made when it is needed.
+#[derive(Default)]
 pub(super) struct Http {
-    plain: Client,
+    plain: OnceLock<Client>,
     tls: OnceLock<Client>,
 }
 
 impl Http {
-    pub(super) fn new() -> Result<Self, String> {
-        Ok(Self { plain: client(false).build().map_err(|error| chain(&error))?, tls: OnceLock::new() })
-    }
-
-    /// Makes sure that there is TLS.
-    pub(super) fn need_tls(&self) -> Result<(), String> {
-        if self.tls.get().is_none() {
-            let tls = client(true).build().map_err(|error| chain(&error))?;
-            let _ = self.tls.set(tls); // somebody else may have been quicker
+    /// Makes sure that there is a client.
+    pub(super) fn need(&self, is_tls: bool) -> Result<(), String> {
+        let place = if is_tls { &self.tls } else { &self.plain };
+        if place.get().is_none() {
+            let made = client(is_tls).build().map_err(|error| chain(&error))?;
+            let _ = place.set(made); // somebody else may have been quicker
         }
         Ok(())
     }
@@ -62,7 +60,8 @@ impl Http {
     /// Sends a request.
     pub(super) async fn post(&self, request: Request) -> Result<(), String> {
         let Request { url, headers, body, timeout } = request;
-        let client = if url.starts_with("http:") { &self.plain } else { self.tls.get().unwrap_or(&self.plain) };
+        let client = if super::settings::is_tls(&url) == Some(true) { &self.tls } else { &self.plain };
+        let client = client.get().ok_or("there is no client for it")?;
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             let value = HeaderValue::try_from(value).map_err(|_| format!("no header can hold the value of {name}"))?;

@@ -208,12 +208,9 @@ pub struct AppTotals {
 }
 
 impl Hooks {
-    /// Hooks that tell nobody yet, at work on `runtime`. rustls needs a process-wide crypto provider for HTTP.
-    ///
-    /// # Errors
-    /// [`HookError::Http`].
-    pub fn start(runtime: Handle, settings: &Settings) -> Result<Self, HookError> {
-        let http = Arc::new(Http::new().map_err(HookError::Http)?);
+    /// Hooks that tell nobody yet, at work on `runtime`; of the settings only `inbox_max` counts.
+    pub fn start(runtime: Handle, settings: &Settings) -> Self {
+        let http = Arc::new(Http::default());
         let post: Post = {
             let http = http.clone();
             Arc::new(move |request| {
@@ -221,9 +218,8 @@ impl Hooks {
                 Box::pin(async move { http.post(request).await })
             })
         };
-        Ok(Self::start_with(runtime, settings, http, post, || {
-            (uuid::Uuid::new_v4().as_u128() as u32) as f64 / f64::from(u32::MAX)
-        }))
+        let random = || f64::from(uuid::Uuid::new_v4().as_u128() as u32) / f64::from(u32::MAX);
+        Self::start_with(runtime, settings, http, post, random)
     }
 
     fn start_with(
@@ -266,7 +262,7 @@ impl Hooks {
     /// gone is forgotten; what was under way comes to its end. A Lua script is loaded anew if its file, its memory or
     /// its time has changed, and begins when the old one is through with what waits there.
     ///
-    /// Blocks while scripts are loaded.
+    /// Blocks while scripts are loaded. rustls needs a process-wide crypto provider.
     ///
     /// # Errors
     /// An endpoint cannot be used; nothing has changed then.
@@ -414,7 +410,7 @@ impl Office {
             for endpoint in &app.endpoints {
                 let is_same =
                     |old: &&Listed| old.endpoint.url == endpoint.url && old.endpoint.format == endpoint.format;
-                let old = known.iter().position(|old| is_same(old)).map(|place| known.remove(place));
+                let old = known.iter().position(is_same).map(|place| known.remove(place));
                 let receiver = match sources.next().flatten() {
                     Some(source) => self.script(app, source, old, &mut deeds)?,
                     None => {
@@ -461,9 +457,8 @@ impl Office {
             let source = Source::read(path, settings);
             return source.map(Some).map_err(|error| HookError::Script(app.app_id.clone(), error));
         }
-        if is_tls(&endpoint.url).ok_or_else(|| wrong("http://… or https://…"))? {
-            self.http.need_tls().map_err(HookError::Http)?;
-        }
+        let is_tls = is_tls(&endpoint.url).ok_or_else(|| wrong("http://… or https://…"))?;
+        self.http.need(is_tls).map_err(HookError::Http)?;
         Ok(None)
     }
 

@@ -71,7 +71,7 @@ fn start(sink: &Sink) -> Hooks {
     // the first test of the process installs it; all others find it there
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let settings = Settings { inbox_max: 100, ..Settings::default() };
-    let http = Arc::new(Http::new().unwrap());
+    let http = Arc::new(Http::default());
     Hooks::start_with(Handle::current(), &settings, http, sink.post(), || 0.0)
 }
 

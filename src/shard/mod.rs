@@ -28,6 +28,7 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use crate::core::{Answer, CloseReason, Core, Effect, Message, Node, Outcome, Rejection, RequestId, ShardIndex};
+use crate::hooks::Hooks;
 use crate::hooks::jobs::Jobs;
 use http::Seat;
 use listener::Listener;
@@ -54,6 +55,8 @@ pub struct Shared {
     pub node: Node,
     /// Where `gusher.remote` and its like are handed on.
     pub jobs: Jobs,
+    /// Who is told of what happens.
+    pub hooks: Hooks,
     /// Every listener serves: what `/readyz` says.
     pub ready: AtomicBool,
     /// Sockets that are not client connections, of all listeners.
