@@ -123,6 +123,7 @@ fn settings_come_from_the_configuration() {
         ("src/config/file.rs", "the place"),
         ("src/cli/dev.rs", "writes key files where a flag says"),
         ("src/cli/token.rs", "a command, not the server: reads the key that it is told to sign with"),
+        ("src/hooks/lua.rs", "a hook's script, of which only the interpreter can say whether it is one"),
         ("src/shard/listener.rs", "the file of a unix socket"),
         ("src/bench/", "the measuring client: what the kernel counts, its server's files, its report"),
     ];

@@ -30,6 +30,7 @@ use tokio::task::{LocalSet, spawn_local, yield_now};
 use crate::core::{
     Answer, CloseReason, Core, Effect, Message, Node, Outcome, Rejection, RequestId, Settings, ShardIndex,
 };
+use crate::hooks::Hooks;
 use crate::hooks::jobs::Jobs;
 use door::{Farewell, FrontDoor};
 use http::Seat;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub node: Node,
     /// Where `gusher.remote` and its like are handed on.
     pub jobs: Jobs,
+    /// Who is told of what happens.
+    pub hooks: Hooks,
     /// Every listener serves: what `/readyz` says.
     pub ready: AtomicBool,
     /// Sockets that are not client connections, of all listeners.
@@ -326,7 +329,7 @@ impl Shard {
             }
             Effect::Ping(slot) => self.core.borrow_mut().reply(slot, ws::codec::ping_frame(b"")),
             Effect::Close(slot, reason) => self.take_down(slot, reason, None),
-            Effect::Observed(observation) => drop(observation),
+            Effect::Observed(observation) => self.shared.hooks.observe(observation),
         }
     }
 
