@@ -208,15 +208,6 @@ impl Node {
         &self.listeners
     }
 
-    /// Takes another configuration over, whole or not at all: apps, limits, secrets and hooks. Who is connected stays.
-    /// To be called in a runtime, as [`Node::start`].
-    ///
-    /// # Errors
-    /// A key cannot be used. Nothing has changed then.
-    pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
-        Self::check(config)
-    }
-
     /// Stops accepting, says goodbye to every connection within the grace period, and ends every thread.
     pub async fn drain(self) {
         let _ = self.draining.send(true);

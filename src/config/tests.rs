@@ -819,6 +819,7 @@ fn a_push1st_deployment_starts_unchanged() {
     let blank = || App {
         socket_push: kinds(&[ChannelKind::Private, ChannelKind::Public]),
         legacy_push1st_tokens: true,
+        legacy_channel_names: true,
         legacy_presence: true,
         ..App::blank()
     };
