@@ -15,7 +15,6 @@ use hydrant::core::{ConnectionId, Data, Event, Observation, Observed, SessionNam
 use hydrant::hooks::jobs::{Jobs, Target};
 use hydrant::hooks::settings::{AppHooks, Endpoint, Events, Format, Settings};
 use hydrant::hooks::{Chosen, Hooks};
-use hydrant::limits::Limits;
 use hydrant::node::{Node, Parts};
 use hydrant::ops::metrics::OpsDoor;
 use hyper::body::Incoming;

@@ -10,16 +10,7 @@ use super::values::{Number, Setting};
 use super::{Config, Loaded};
 
 /// The beginnings of the paths whose values a node takes from its configuration once, at its start.
-const STARTED_WITH: [&str; 8] = [
-    "node.",
-    "listen",
-    "gusher.client_prefix",
-    "gusher.master_prefix",
-    "gusher.remote.",
-    "proxy.",
-    "shutdown.",
-    "log.",
-];
+const STARTED_WITH: [&str; 6] = ["node.", "listen", "gusher.remote.", "proxy.", "shutdown.", "log."];
 
 /// What has changed from one configuration to another.
 #[derive(Debug, PartialEq, Eq)]
