@@ -614,9 +614,7 @@ async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
         for message in arrived.drain(..) {
             match message {
                 Message::Observed(observation) => {
-                    if !directory.apps.contains_key(&observation.app) {
-                        continue;
-                    }
+                    let Some(app) = directory.apps.get(&observation.app) else { continue };
                     let before = if joining.is_empty() { None } else { joining.remove(&place(&observation)) };
                     let member = match &observation.what {
                         Observed::Joined(_) => before,
@@ -628,7 +626,9 @@ async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
                     };
                     let happening = Arc::new(Happening::new(observation, member));
                     directory.tell(&happening, |format| format != Format::Pusher);
-                    hold.pass(happening, directory.hold, now, tell_pusher);
+                    if app.listed.iter().any(|listed| listed.endpoint.format == Format::Pusher) {
+                        hold.pass(happening, directory.hold, now, tell_pusher);
+                    }
                 }
                 Message::Release(released) => {
                     hold.release_all(tell_pusher);
