@@ -19,7 +19,7 @@ mod webhook;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -77,7 +77,7 @@ struct Office {
 struct Directory {
     hold: Duration,
     endpoint_bytes_max: usize,
-    apps: HashMap<AppKey, App>,
+    apps: BTreeMap<AppKey, App>,
 }
 
 #[derive(Default)]
@@ -259,8 +259,8 @@ impl Hooks {
 
     /// Tells these endpoints from now on, with these settings. An endpoint that was there before under the same app, URL
     /// and format goes on with what is queued and parked for it, in its new ways. What is queued or parked for one that is
-    /// gone is forgotten; what was under way comes to its end. A Lua script is loaded anew if its file, its memory or
-    /// its time has changed, and begins when the old one is through with what waits there.
+    /// gone is forgotten; what was under way comes to its end. A Lua script is loaded anew if its file or
+    /// one of its limits has changed, and begins when the old one is through with what waits there.
     ///
     /// Blocks while scripts are loaded. rustls needs a process-wide crypto provider.
     ///
@@ -306,7 +306,7 @@ impl Hooks {
 
     // ------------------------------------------------------------------ for operators
 
-    /// Every endpoint.
+    /// Every endpoint, by app.
     pub fn report(&self) -> Vec<EndpointReport> {
         self.0.office.directory().listed().map(|(app, listed)| listed.report(app)).collect()
     }
@@ -402,7 +402,7 @@ impl Office {
         let shared = Arc::new(settings.clone());
         let pool = Arc::new(Semaphore::new(settings.in_flight_max.min(Semaphore::MAX_PERMITS)));
         let mut new =
-            Directory { hold: settings.hold, endpoint_bytes_max: settings.endpoint_bytes_max, apps: HashMap::new() };
+            Directory { hold: settings.hold, endpoint_bytes_max: settings.endpoint_bytes_max, apps: BTreeMap::new() };
         let mut deeds: Vec<Box<dyn FnOnce() + '_>> = Vec::new();
         for app in apps {
             let known = left.entry(&app.app).or_default();
@@ -614,9 +614,7 @@ async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
         for message in arrived.drain(..) {
             match message {
                 Message::Observed(observation) => {
-                    if !directory.apps.contains_key(&observation.app) {
-                        continue;
-                    }
+                    let Some(app) = directory.apps.get(&observation.app) else { continue };
                     let before = if joining.is_empty() { None } else { joining.remove(&place(&observation)) };
                     let member = match &observation.what {
                         Observed::Joined(_) => before,
@@ -628,7 +626,9 @@ async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
                     };
                     let happening = Arc::new(Happening::new(observation, member));
                     directory.tell(&happening, |format| format != Format::Pusher);
-                    hold.pass(happening, directory.hold, now, tell_pusher);
+                    if app.listed.iter().any(|listed| listed.endpoint.format == Format::Pusher) {
+                        hold.pass(happening, directory.hold, now, tell_pusher);
+                    }
                 }
                 Message::Release(released) => {
                     hold.release_all(tell_pusher);

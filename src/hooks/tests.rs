@@ -212,12 +212,12 @@ async fn requests_of_one_endpoint_go_side_by_side_up_to_a_number() {
     assert_eq!(sink.at_once.load(Ordering::Relaxed), 8);
     // with the eighth failure it is down; when those that took the places of the first seven have failed too, it is
     // asked by one at a time
-    sleep(Duration::from_secs(12)).await;
+    sleep(Duration::from_secs(22)).await;
     assert_eq!(sink.at_once.load(Ordering::Relaxed), 1);
     let settings = Settings { in_flight_max: 3, ..Settings::default() };
     let apps = [app(vec![endpoint("http://c/", Format::Pusher), endpoint("http://d/", Format::Pusher)])];
     hooks.replace(&settings, &apps).unwrap();
-    sleep(Duration::from_secs(6)).await;
+    sleep(Duration::from_secs(11)).await;
     assert_eq!(sink.at_once.load(Ordering::Relaxed), 0);
     sink.act("http://c/", &[Act::Hang]);
     sink.act("http://d/", &[Act::Hang]);
