@@ -328,7 +328,7 @@ mod tests {
             SessionName { prefix: Some("bob".into()), id: ConnectionId { nonce: 0, slot: 1, shard: 0, node: 0 } };
         let event = Event::new("hi", Data::AsSent(data.into()), 42);
         let what = Observed::ClientEvent { event, session, user: None };
-        Arc::new(Happening::new(Observation { app: "key".into(), channel: "x".into(), what }, None))
+        Arc::new(Happening::new(Observation { app: "key".into(), channel: "x".into(), what }))
     }
 
     /// Calls the script once for the data, and returns what went wrong.

@@ -24,13 +24,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::core::{AppKey, ChannelName, Observation, Observed, UserId};
+use crate::core::{AppKey, Observation};
 
 use body::Happening;
 use hold::Hold;
@@ -244,8 +243,7 @@ impl Hooks {
     }
 
     /// Takes what a shard saw. Neither waits nor fails; where the control plane lags behind by `inbox_max`, it is lost and
-    /// counted. Each channel's observations have to come in the order in which they happened, and a `MemberAdded` right
-    /// before the `Joined` that made it.
+    /// counted. Each channel's observations have to come in the order in which they happened.
     pub fn observe(&self, observation: Observation) {
         if self.0.inbox.try_send(Message::Observed(observation)).is_err() {
             self.0.office.overflows.fetch_add(1, Ordering::Release);
@@ -594,8 +592,6 @@ fn sum(one: Counts, other: Counts) -> Counts {
 async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
     let mut arrived = Vec::new();
     let mut hold = Hold::default();
-    let mut joining: HashMap<(AppKey, ChannelName), (UserId, Bytes)> = HashMap::new();
-    let mut overflows = 0;
     loop {
         let due = hold.next();
         tokio::select! {
@@ -605,26 +601,11 @@ async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
         let directory = office.directory();
         let now = Instant::now();
         let tell_pusher = |happening| directory.tell(&happening, |format| format == Format::Pusher);
-        // where something was lost, a member may be followed by somebody else's join
-        let seen = office.overflows.load(Ordering::Acquire);
-        let is_whole = std::mem::replace(&mut overflows, seen) == seen;
-        if !is_whole {
-            joining.clear();
-        }
         for message in arrived.drain(..) {
             match message {
                 Message::Observed(observation) => {
                     let Some(app) = directory.apps.get(&observation.app) else { continue };
-                    let before = if joining.is_empty() { None } else { joining.remove(&place(&observation)) };
-                    let member = match &observation.what {
-                        Observed::Joined(_) => before,
-                        Observed::MemberAdded { user, info } if is_whole => {
-                            joining.insert(place(&observation), (user.clone(), info.clone()));
-                            None
-                        }
-                        _ => None,
-                    };
-                    let happening = Arc::new(Happening::new(observation, member));
+                    let happening = Arc::new(Happening::new(observation));
                     directory.tell(&happening, |format| format != Format::Pusher);
                     if app.listed.iter().any(|listed| listed.endpoint.format == Format::Pusher) {
                         hold.pass(happening, directory.hold, now, tell_pusher);
@@ -644,8 +625,4 @@ async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
         }
     }
     office.put(Directory::default());
-}
-
-fn place(observation: &Observation) -> (AppKey, ChannelName) {
-    (observation.app.clone(), observation.channel.clone())
 }

@@ -180,7 +180,7 @@ impl Kind {
         match what {
             Observed::Occupied => Kind::Occupied,
             Observed::Vacated => Kind::Vacated,
-            Observed::Joined(_) => Kind::Joined,
+            Observed::Joined { .. } => Kind::Joined,
             Observed::Left(_) => Kind::Left,
             Observed::MemberAdded { .. } => Kind::MemberAdded,
             Observed::MemberRemoved { .. } => Kind::MemberRemoved,
