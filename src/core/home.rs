@@ -87,8 +87,8 @@ struct Rare {
     miss_told: bool,
     /// When the number of subscribers was last told.
     count_told_ms: Option<u64>,
-    /// It is due to be told again.
-    count_due: bool,
+    /// When it is due to be told again, for it has changed.
+    count_due_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -176,23 +176,26 @@ impl ChannelHome {
         let rare = self.rare();
         match rare.count_told_ms {
             Some(told_ms) if count > at_once_max && now_ms < told_ms + every_ms => {
-                let is_due = std::mem::replace(&mut rare.count_due, true);
-                Err((!is_due).then_some(told_ms + every_ms))
+                let due_ms = told_ms + every_ms;
+                let is_noted = rare.count_due_ms.replace(due_ms).is_some();
+                Err((!is_noted).then_some(due_ms))
             }
             _ => {
-                rare.count_told_ms = Some(now_ms);
+                (rare.count_told_ms, rare.count_due_ms) = (Some(now_ms), None);
                 Ok(())
             }
         }
     }
 
-    /// The time has come that `tell_count` put off. Returns whether there is somebody to tell.
-    pub(super) fn count_is_due(&mut self, now_ms: u64) -> bool {
-        let occupied = self.is_occupied();
-        let rare = self.rare();
-        rare.count_due = false;
-        rare.count_told_ms = Some(now_ms);
-        occupied
+    /// A time that `tell_count` put something off to has come. Returns whether it is still to be told.
+    pub(super) fn count_is_due(&mut self, due_ms: u64) -> bool {
+        match &mut self.rare {
+            Some(rare) if rare.count_due_ms == Some(due_ms) => {
+                (rare.count_told_ms, rare.count_due_ms) = (None, None);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -200,7 +203,8 @@ impl ChannelHome {
     }
 
     fn is_spent(&self) -> bool {
-        let holds_nothing = |rare: &Rare| rare.members.is_empty() && rare.cached.is_none();
+        // one look is due for a channel at most, however often its cache is emptied and filled
+        let holds_nothing = |rare: &Rare| rare.members.is_empty() && rare.cached.is_none() && !rare.cache_due;
         self.audience.is_empty() && self.rare.as_deref().is_none_or(holds_nothing)
     }
 
@@ -315,13 +319,13 @@ impl ChannelHomes {
         left
     }
 
-    /// Removes a member whose time to come back is over. Returns whether it was.
-    pub(super) fn remove_missing(&mut self, app: &AppKey, channel: &ChannelName, user: &UserId, now_ms: u64) -> bool {
+    /// Removes a member if its time to come back is over at that time. Returns whether it is.
+    pub(super) fn remove_missing(&mut self, app: &AppKey, channel: &ChannelName, user: &UserId, due_ms: u64) -> bool {
         let mut is_over = false;
         self.channels.change(app, channel, |home| {
             let members = home.rare.as_mut().map(|rare| &mut rare.members);
             if let Some(members) = members
-                && members.get(user).and_then(|present| present.leaves_ms).is_some_and(|leaves_ms| leaves_ms <= now_ms)
+                && members.get(user).is_some_and(|present| present.leaves_ms == Some(due_ms))
             {
                 members.remove(user);
                 is_over = true;

@@ -33,11 +33,11 @@ pub(super) struct Due {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum What {
-    /// A user's time to come back is over.
+    /// A user's time to come back is over, unless it came back meanwhile.
     MemberLeaves(UserId),
     /// A cached event's time is over.
     CacheEnds,
-    /// The number of subscribers, which changed a while ago, is to be told.
+    /// The number of subscribers, which changed a while ago, is to be told, unless it was told meanwhile.
     CountTold,
 }
 
@@ -274,10 +274,10 @@ impl Core {
     /// Does what was put off until now.
     pub(super) fn do_what_is_due(&mut self) {
         while self.due.peek().is_some_and(|Reverse(due)| due.at_ms <= self.now_ms) {
-            let Some(Reverse(Due { app, channel, what, .. })) = self.due.pop() else { break };
+            let Some(Reverse(Due { at_ms: due_ms, app, channel, what })) = self.due.pop() else { break };
             match what {
                 What::MemberLeaves(user) => {
-                    if self.channels.remove_missing(&app, &channel, &user, self.now_ms) {
+                    if self.channels.remove_missing(&app, &channel, &user, due_ms) {
                         self.member_removed(&app, &channel, user);
                     }
                 }
@@ -287,9 +287,8 @@ impl Core {
                     }
                 }
                 What::CountTold => {
-                    let now_ms = self.now_ms;
-                    if self.channels.get_mut(&app, &channel).is_some_and(|home| home.count_is_due(now_ms)) {
-                        self.tell_count(&app, &channel);
+                    if self.channels.get_mut(&app, &channel).is_some_and(|home| home.count_is_due(due_ms)) {
+                        self.count_changed(&app, &channel);
                     }
                 }
             }
