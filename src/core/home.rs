@@ -11,6 +11,9 @@ use super::message::Subscriber;
 
 type Map<K, V> = HashMap<K, V, RandomState>;
 
+/// What it costs to keep an event beside what it says: about what a channel takes that is there for its cache alone.
+pub(super) const CACHED_OVERHEAD_BYTES: usize = 512;
+
 /// Names inside apps: an app is looked up first, so that nothing can reach into another.
 #[derive(Debug)]
 struct PerApp<K, V> {
@@ -61,7 +64,7 @@ pub(super) struct ChannelHomes {
     channels: PerApp<ChannelName, ChannelHome>,
     /// How many have a subscriber.
     pub(super) occupied: usize,
-    /// Bytes of cached events.
+    /// Bytes of cached events, with what it costs to keep them.
     pub(super) cached_bytes: usize,
 }
 
@@ -103,6 +106,8 @@ struct Present {
 struct CachedEvent {
     event: Event,
     until_ms: u64,
+    /// What it counts for in `ChannelHomes::cached_bytes`.
+    weight: usize,
 }
 
 /// What a leave came to.
@@ -345,19 +350,20 @@ impl ChannelHomes {
         until_ms: u64,
         bytes_max: usize,
     ) -> bool {
+        let weight = event.weight() + channel.as_str().len() + CACHED_OVERHEAD_BYTES;
         let held = self.get(app, channel).and_then(|home| home.rare.as_ref()?.cached.as_ref());
-        let freed = held.map_or(0, |cached| cached.event.weight());
+        let freed = held.map_or(0, |cached| cached.weight);
         self.cached_bytes -= freed;
-        if self.cached_bytes + event.weight() > bytes_max {
+        if self.cached_bytes + weight > bytes_max {
             self.channels.change(app, channel, |home| {
                 home.rare().cached = None;
                 home.is_spent()
             });
             return false;
         }
-        self.cached_bytes += event.weight();
+        self.cached_bytes += weight;
         let rare = self.channels.entry(app, channel.clone()).rare();
-        rare.cached = Some(CachedEvent { event: event.detached(), until_ms });
+        rare.cached = Some(CachedEvent { event: event.detached(), until_ms, weight });
         rare.miss_told = false;
         !std::mem::replace(&mut rare.cache_due, true)
     }
@@ -369,7 +375,7 @@ impl ChannelHomes {
             let rare = home.rare();
             match &rare.cached {
                 Some(cached) if cached.until_ms > now_ms => later = Some(cached.until_ms),
-                Some(cached) => freed = cached.event.weight(),
+                Some(cached) => freed = cached.weight,
                 None => {}
             }
             if later.is_none() {
