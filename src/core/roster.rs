@@ -17,10 +17,10 @@ use super::rejection::Rejection;
 use super::request::{Answer, ChannelInfo, Part, Ticket, Which};
 use super::{Core, Effect, Frames};
 
-/// Up to so many subscribers are told of each change of their number at once.
-const COUNT_AT_ONCE_MAX: u64 = 100;
+/// Up to so many subscribers are told of each change of their number at once; few under test.
+pub(super) const COUNT_AT_ONCE_MAX: u64 = if cfg!(test) { 2 } else { 100 };
 /// More of them are told so often.
-const COUNT_EVERY_MS: u64 = 5_000;
+pub(super) const COUNT_EVERY_MS: u64 = 5_000;
 
 /// Something that a home must do later.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
