@@ -143,6 +143,122 @@ transcripts! { gusher:
     versions_share_channels
 }
 
+transcripts! { pusher:
+    activity_timeout
+    authorized_connections
+    batch_events
+    batch_events_errors
+    binary
+    body_too_large
+    browsers
+    cache_channel
+    cache_channel_kinds
+    cache_not_of_client_events
+    channel
+    channel_errors
+    channel_kinds_off
+    channel_name_max
+    channel_names
+    channels
+    channels_errors
+    client_event_size
+    client_events
+    client_events_off
+    client_events_rate
+    client_events_refused
+    client_events_without_data
+    close
+    command_order
+    cors
+    deep_nesting
+    deprecated_events
+    disabled_app
+    event_name_max
+    events
+    events_data_not_a_string
+    events_errors
+    events_info
+    events_order
+    events_socket_id
+    events_too_large
+    every_kind_needs_auth
+    greeting
+    idempotency
+    isolation
+    limit_cache_bytes_max
+    limit_cache_ttl_ms
+    limit_event_channels_max
+    limit_idempotency_keys_max
+    limit_idempotency_window_ms
+    limit_message_bytes_max
+    limit_pusher_batch_events_max
+    limit_watchlist_max
+    malformed_commands
+    malformed_frames
+    no_secret
+    not_an_upgrade
+    origins
+    over_quota
+    path_prefix
+    paths
+    ping
+    ping_at_once
+    presence
+    presence_bad_channel_data
+    presence_disconnect
+    presence_grace
+    presence_isolation
+    presence_legacy
+    presence_member_bytes_max
+    presence_members_max
+    presence_once_per_user
+    presence_signed_in
+    presence_user_id_max
+    presence_user_ids
+    presence_user_info
+    previous_secrets
+    private_refused
+    protocol_versions
+    query_parameters
+    rate_of_publishes
+    rate_of_reads
+    reserved_event_names
+    server_to_user
+    server_to_user_refused
+    signature_body
+    signature_errors
+    signature_parameters
+    signature_time
+    signin
+    signin_as_another
+    signin_refused
+    silence
+    subscribe_encrypted
+    subscribe_private
+    subscribe_public
+    subscribe_twice
+    subscription_count
+    subscriptions_max
+    terminate_connections
+    terminate_without_app
+    unknown_app
+    unknown_apps
+    unknown_paths
+    unsubscribe_without_subscription
+    unsupported_events
+    users
+    watchlist
+    watchlist_off
+    watchlist_states
+    worked_examples
+}
+
+transcripts! { push1st:
+}
+
+transcripts! { crossing:
+}
+
 /// Every transcript of the folder is a test, can be parsed, and expects nothing that merely looks like JSON.
 fn check_folder(protocol: &str, listed: &[&str]) {
     let mut mistakes = Vec::new();
