@@ -254,9 +254,70 @@ transcripts! { pusher:
 }
 
 transcripts! { push1st:
+    channel
+    channels
+    delivery
+    disabled_app
+    events
+    events_data
+    events_errors
+    events_order
+    http_bodies
+    kill_p1_presence_with_user_id
+    kill_p2_event_without_data
+    kill_p3_socket_without_key
+    kill_p4_client_event
+    kill_p5_event_that_is_a_number
+    kill_p6_message_without_event
+    legacy_tokens
+    pusher_sockets
+    raw_channel_kinds
+    raw_handshake_errors
+    raw_no_member
+    raw_origins
+    raw_push
+    raw_push_rate
+    raw_push_refused
+    raw_quota
+    raw_refused
+    raw_sessions
+    raw_silence
+    raw_size
+    raw_socket
+    signature_on_trusted
+    signed
+    token_access
+    token_access_ends
+    token_access_errors
+    token_access_of_another_app
+    token_access_origin
+    token_session
+    token_session_errors
+    token_unknown
+    token_without_secret
+    trusted_listener
+    unknown
 }
 
 transcripts! { crossing:
+    cache
+    from_gusher_v1
+    from_gusher_v3
+    from_push1st_string
+    from_push1st_value
+    from_pusher
+    from_pusher_client
+    from_raw_socket
+    gusher_pushes
+    isolation
+    no_laxer_door
+    one_order
+    presence
+    queries
+    reserved_names
+    right_credentials
+    server_to_user
+    socket_id
 }
 
 /// Every transcript of the folder is a test, can be parsed, and expects nothing that merely looks like JSON.
