@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,11 @@ use crate::core::{self, Admission, AppKey, AppSettings, Ledger, Settings};
 use crate::credential::session::SessionKey;
 use crate::hooks::jobs::{Jobs, Target};
 use crate::ops::metrics::OpsDoor;
+use crate::protocol::apps::Apps;
 use crate::protocol::dialects;
 use crate::protocol::gusher::token::Tokens;
 use crate::protocol::gusher::{ClientDoor, Gusher, MasterDoor};
+use crate::protocol::push1st::{ApiDoor, SocketDoor};
 use crate::shard::door::FrontDoor;
 use crate::shard::listener::{Listener, Socket, Trust, bind};
 use crate::shard::{Doors, Given, Mail, Shard, Shared};
@@ -41,6 +43,14 @@ pub struct Node {
 struct Kept {
     /// Signs gusher's session tokens where no secret is configured.
     session: SessionKey,
+    /// The apps in force, for what they have taken of what they may take.
+    apps: Mutex<Arc<Apps>>,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self { session: SessionKey::generate(), apps: Mutex::default() }
+    }
 }
 
 /// What a node is made of. [`Node::start`] makes it from a configuration; an embedder may bring its own doors.
@@ -85,7 +95,7 @@ impl Node {
     /// # Errors
     /// A key cannot be used; or as [`Node::launch`].
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        let kept = Kept { session: SessionKey::generate() };
+        let kept = Kept::new();
         let doors = doors(config, &kept)?;
         let with_doors = |listener: &config::Listener| (listener.clone(), doors.of(listener));
         let parts = Parts {
@@ -121,7 +131,7 @@ impl Node {
     /// # Errors
     /// The first that is not.
     pub fn check(config: &Config) -> anyhow::Result<()> {
-        doors(config, &Kept { session: SessionKey::generate() })?;
+        doors(config, &Kept::new())?;
         jobs(config)?;
         Ok(())
     }
@@ -229,22 +239,35 @@ impl Node {
     }
 }
 
-/// One of each door that a listener may name.
-struct OneOfEach(Vec<(Door, Arc<dyn FrontDoor>)>);
+/// One of each door that a listener may name. Of one that is laxer on a trusted listener there are two: for listeners that
+/// are trusted and for those that are not.
+struct OneOfEach(Vec<(Door, Option<bool>, Arc<dyn FrontDoor>)>);
 
 impl OneOfEach {
     fn of(&self, listener: &config::Listener) -> Vec<Arc<dyn FrontDoor>> {
-        let named = |door: &Door| self.0.iter().find(|(name, _)| name == door).map(|(_, door)| door.clone());
+        let named = |door: &Door| {
+            let fits = |trusted: Option<bool>| trusted.is_none_or(|trusted| trusted == listener.trusted);
+            self.0.iter().find(|(name, trusted, _)| name == door && fits(*trusted)).map(|(_, _, door)| door.clone())
+        };
         listener.doors.iter().filter_map(named).collect()
     }
 }
 
 fn doors(config: &Config, kept: &Kept) -> anyhow::Result<OneOfEach> {
     let gusher = Arc::new(gusher(config, kept)?);
+    let apps = {
+        let mut before = kept.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        *before = Arc::new(Apps::new(&config.apps, &before));
+        before.clone()
+    };
+    let push1st = |trusted| Arc::new(ApiDoor { apps: apps.clone(), trusted });
     Ok(OneOfEach(vec![
-        (Door::GusherClient, Arc::new(ClientDoor(gusher.clone()))),
-        (Door::GusherMaster, Arc::new(MasterDoor(gusher))),
-        (Door::Ops, Arc::new(OpsDoor)),
+        (Door::GusherClient, None, Arc::new(ClientDoor(gusher.clone()))),
+        (Door::GusherMaster, None, Arc::new(MasterDoor(gusher))),
+        (Door::Push1st, Some(true), push1st(true)),
+        (Door::Push1st, Some(false), push1st(false)),
+        (Door::Push1stSocket, None, Arc::new(SocketDoor(apps.clone()))),
+        (Door::Ops, None, Arc::new(OpsDoor)),
     ]))
 }
 

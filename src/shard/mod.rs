@@ -277,7 +277,8 @@ impl Shard {
         self.survive(|| self.carry_out_effects());
     }
 
-    fn now_ms(&self) -> u64 {
+    /// A clock that never runs backwards, in milliseconds.
+    pub fn now_ms(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }
 
