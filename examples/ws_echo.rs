@@ -28,7 +28,7 @@ impl FrontDoor for EchoDoor {
         true
     }
 
-    fn answer(&self, exchange: Exchange) -> Answering<'_> {
+    fn answer(&self, mut exchange: Exchange) -> Answering<'_> {
         let welcome = Welcome {
             app: AppKey::from("echo"),
             user: UserId::from(""),
@@ -38,7 +38,7 @@ impl FrontDoor for EchoDoor {
             must_authorize: false,
         };
         Box::pin(async move {
-            let opened = open(exchange, welcome, |_| Box::new(Echo));
+            let opened = open(&mut exchange, welcome, |_| Box::new(Echo));
             opened.unwrap_or_else(|refusal| text(hyper::StatusCode::BAD_REQUEST, format!("{refusal:?}\n")))
         })
     }

@@ -21,6 +21,8 @@ use crate::protocol::dialects;
 use crate::protocol::gusher::token::Tokens;
 use crate::protocol::gusher::{ClientDoor, Gusher, MasterDoor};
 use crate::protocol::push1st::{ApiDoor, SocketDoor};
+use crate::protocol::pusher::PusherDoor;
+use crate::protocol::pusher::idempotency::Idempotency;
 use crate::shard::door::FrontDoor;
 use crate::shard::listener::{Listener, Socket, Trust, bind};
 use crate::shard::{Doors, Given, Mail, Shard, Shared};
@@ -43,13 +45,15 @@ pub struct Node {
 struct Kept {
     /// Signs gusher's session tokens where no secret is configured.
     session: SessionKey,
-    /// The apps in force, for what they have taken of what they may take.
+    /// The last apps, for what they have taken of their rates.
     apps: Mutex<Arc<Apps>>,
+    /// Answers to publishes that may be asked for again.
+    idempotency: Arc<Idempotency>,
 }
 
 impl Kept {
     fn new() -> Self {
-        Self { session: SessionKey::generate(), apps: Mutex::default() }
+        Self { session: SessionKey::generate(), apps: Mutex::default(), idempotency: Arc::default() }
     }
 }
 
@@ -255,18 +259,19 @@ impl OneOfEach {
 
 fn doors(config: &Config, kept: &Kept) -> anyhow::Result<OneOfEach> {
     let gusher = Arc::new(gusher(config, kept)?);
-    let apps = {
-        let mut before = kept.apps.lock().unwrap_or_else(PoisonError::into_inner);
-        *before = Arc::new(Apps::new(&config.apps, &before));
-        before.clone()
-    };
+    let mut before = kept.apps.lock().unwrap_or_else(PoisonError::into_inner);
+    let apps = Arc::new(Apps::new(&config.apps, &before));
+    *before = apps.clone();
+    let idempotency = kept.idempotency.clone();
+    let pusher = PusherDoor { apps: apps.clone(), activity_timeout: config.pusher.activity_timeout, idempotency };
     let push1st = |trusted| Arc::new(ApiDoor { apps: apps.clone(), trusted });
     Ok(OneOfEach(vec![
-        (Door::GusherClient, None, Arc::new(ClientDoor(gusher.clone()))),
-        (Door::GusherMaster, None, Arc::new(MasterDoor(gusher))),
+        (Door::Pusher, None, Arc::new(pusher)),
         (Door::Push1st, Some(true), push1st(true)),
         (Door::Push1st, Some(false), push1st(false)),
         (Door::Push1stSocket, None, Arc::new(SocketDoor(apps.clone()))),
+        (Door::GusherClient, None, Arc::new(ClientDoor(gusher.clone()))),
+        (Door::GusherMaster, None, Arc::new(MasterDoor(gusher))),
         (Door::Ops, None, Arc::new(OpsDoor)),
     ]))
 }

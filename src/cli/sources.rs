@@ -12,6 +12,9 @@ pub struct Args {
     /// Configuration file, .toml or .yaml
     #[arg(long, value_name = "FILE", env = "HYDRANT_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Push1ST's server.yml, with its apps: read as if it was written for this server
+    #[arg(long, value_name = "FILE")]
+    pub push1st: Option<PathBuf>,
     /// File of KEY=VALUE lines, added to the environment: how the GUSHER_ variables are often kept. Repeatable
     #[arg(short = 'e', long = "env-file", value_name = "FILE")]
     pub env_files: Vec<PathBuf>,
@@ -40,6 +43,13 @@ impl Args {
         }
         add(process_env());
         let env: Vec<_> = env.into_iter().collect();
-        load(&Sources { file: self.config, legacy_env: env.clone(), env, set: self.set, overrides })
+        load(&Sources {
+            file: self.config,
+            push1st: self.push1st,
+            legacy_env: env.clone(),
+            env,
+            set: self.set,
+            overrides,
+        })
     }
 }

@@ -1,9 +1,9 @@
 //! `hydrant token`: makes the tokens that an app's backend would make, for trying things out.
 
 use crate::config::Secret;
+use crate::credential::access::AccessKey;
 use crate::credential::jwt::GusherClaims;
 use crate::credential::keygen;
-use crate::credential::access::AccessKey;
 use crate::credential::signature::AppSecrets;
 use anyhow::{Context, bail};
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};

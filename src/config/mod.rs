@@ -5,7 +5,8 @@
 //! and once to print it (`print`). `validate` then looks at what no single value shows. All problems of all sources are
 //! reported together.
 //!
-//! A source counts more than those before it: defaults, `GUSHER_*`, the file, `HYDRANT_*`, `--set`, other flags.
+//! A source counts more than those before it: defaults, the variables of other servers (`REVERB_*` and `PUSHER_APP_*`,
+//! `GUSHER_*`, `SOKETI_*`), Push1ST's files, the file, `HYDRANT_*`, `--set`, other flags.
 
 mod env;
 mod error;
@@ -144,6 +145,8 @@ pub struct App {
     pub event_bytes_max: usize,
     /// Whether access tokens that Push1ST itself made are accepted.
     pub legacy_push1st_tokens: bool,
+    /// Whether Pusher clients and backends may name channels by any characters, as Push1ST lets them.
+    pub legacy_channel_names: bool,
     /// Whether a signed presence subscription without a `user_id` is accepted, without making a member.
     pub legacy_presence: bool,
     /// Who is told what happens on its channels.
@@ -325,6 +328,7 @@ impl App {
             client_event_bytes_max: 10_240,
             event_bytes_max: 10_240,
             legacy_push1st_tokens: false,
+            legacy_channel_names: false,
             legacy_presence: false,
             hooks: Vec::new(),
         }
@@ -359,8 +363,10 @@ pub struct Sources {
     /// Environment variables; those that begin with `HYDRANT_` count, except `HYDRANT_CONFIG` and
     /// `HYDRANT_PUBLISH_TOKEN`.
     pub env: Vec<(String, String)>,
-    /// Environment variables; those that begin with `GUSHER_` count.
+    /// Environment variables; those count that other servers have: `GUSHER_*`, `SOKETI_*`, `REVERB_*`, `PUSHER_APP_*`.
     pub legacy_env: Vec<(String, String)>,
+    /// Push1ST's `server.yml`; it names the files of its apps.
+    pub push1st: Option<PathBuf>,
     /// `--set` flags, each `key=value`.
     pub set: Vec<String>,
     /// Flags with a name of their own.
@@ -398,7 +404,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut found = Findings::default();
     let known = keys::settable();
     let mut tree = legacy::gusher::variables(&sources.legacy_env, &mut found);
+    tree.overlay(legacy::soketi::variables(&sources.legacy_env, &mut found));
     let mut is_readable = true;
+    if let Some(path) = &sources.push1st {
+        match legacy::push1st::load(path, &mut found) {
+            Some(import) => tree.overlay(import),
+            None => is_readable = false,
+        }
+    }
     if let Some(path) = &sources.file {
         match file::load(path, &mut found) {
             Some(file) => tree.overlay(file),
@@ -408,12 +421,16 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     tree.overlay(env::variables(&sources.env, &known, &mut found));
     tree.overlay(env::set_flags(&sources.set, &known, &mut found));
     tree.overlay(sources.overrides.to_tree(&tree, &mut found));
+    if is_readable && !tree.has("apps") {
+        let above = std::mem::replace(&mut tree, legacy::laravel::variables(&sources.legacy_env, &mut found));
+        tree.overlay(above);
+    }
     let mut config = Config::default();
     // What stands in an unreadable file is missing in the tree: to look on would find fault with what is not wrong.
     if is_readable {
         read::config(tree, &mut config, &mut found);
         validate::config(&config, &mut found);
-        legacy::gusher::warn_of_open_master(&config, &mut found);
+        legacy::warn_of_open_listeners(&config, &mut found);
     }
     config.warnings = std::mem::take(&mut found.warnings);
     let origins = std::mem::take(&mut found.origins);

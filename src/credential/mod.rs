@@ -10,12 +10,12 @@
 //!
 //! Nothing in here writes a token, a secret or a private key to a log, an error or a `Debug` output.
 
+pub mod access;
 pub mod jwt;
 pub mod keygen;
 mod pem;
-pub mod access;
-pub mod signature;
 pub mod session;
+pub mod signature;
 
 use std::sync::LazyLock;
 

@@ -7,6 +7,7 @@ pub mod apps;
 pub mod gusher;
 mod json;
 pub mod push1st;
+pub mod pusher;
 mod rate;
 
 use std::sync::Arc;
@@ -15,14 +16,17 @@ use crate::core::{Dialect, DialectIndex};
 
 /// Place of gusher's dialect in [`dialects`].
 pub const GUSHER: DialectIndex = 0;
-/// Place of Push1ST's dialect in [`dialects`].
-pub const PUSH1ST: DialectIndex = 1;
+/// Place of Pusher's.
+pub const PUSHER: DialectIndex = 1;
+/// Place of Push1ST's.
+pub const PUSH1ST: DialectIndex = 2;
 
 /// How each protocol writes events, by [`DialectIndex`].
 pub fn dialects() -> Arc<[Arc<dyn Dialect>]> {
     Arc::new([
-        Arc::new(gusher::dialect::Gusher) as Arc<dyn Dialect>, // GUSHER
-        Arc::new(push1st::dialect::Push1st),                   // PUSH1ST
+        Arc::new(gusher::dialect::Gusher) as Arc<dyn Dialect>,
+        Arc::new(pusher::dialect::Pusher),
+        Arc::new(push1st::dialect::Push1st),
     ])
 }
 

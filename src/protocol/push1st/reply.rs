@@ -77,7 +77,7 @@ pub(super) fn unsigned() -> Response {
 pub(super) fn wrong_signature(wrong: &RequestError) -> Response {
     let words = match wrong {
         RequestError::Signature { string_to_sign, .. } => format!(
-            "{wrong}: it is the HMAC-SHA256, by the app's secret and in lower-case hex, of {}",
+            "{wrong}: it is the HMAC-SHA256, by the app's secret and in hex, of {}",
             json::string(string_to_sign)
         ),
         _ => wrong.to_string(),

@@ -10,7 +10,7 @@ use crate::core::{
     Which,
 };
 use crate::credential::access::session_token;
-use crate::credential::signature::{RequestError, SignedRequest};
+use crate::credential::signature::{PromisedBody, RequestError};
 use crate::protocol::apps::App;
 use crate::protocol::json::{self, Object};
 use crate::shard::http::{Exchange, Response};
@@ -80,10 +80,10 @@ async fn call(door: &ApiDoor, mut exchange: Exchange) -> Called {
     if !is_signed && !door.trusted {
         return Err(reply::unsigned());
     }
+    let wrong_signature = |error| reply::wrong_signature(&error);
+    let promised = is_signed.then(|| check_signature(app, &exchange)).transpose().map_err(wrong_signature)?;
     let body = exchange.body().await.map_err(reply::wrong_body)?;
-    if is_signed {
-        check_signature(app, &exchange, &body).map_err(|error| reply::wrong_signature(&error))?;
-    }
+    promised.map(|promised| promised.check_body(&body)).transpose().map_err(wrong_signature)?;
     match call {
         Call::SessionToken => issue_session_token(app, &body),
         Call::AccessToken => issue_access_token(app, &body, exchange.shard.unix_s()),
@@ -93,17 +93,16 @@ async fn call(door: &ApiDoor, mut exchange: Exchange) -> Called {
     }
 }
 
-/// A signature as of Pusher's HTTP API, over the path that the client asked for: with the listener's prefix, or, as a
-/// client signs behind a proxy that adds it, without.
-fn check_signature(app: &App, exchange: &Exchange, body: &[u8]) -> Result<(), RequestError> {
-    let method = exchange.request.method().as_str();
-    let unix_s = exchange.shard.unix_s();
-    let check = |path| {
-        let request = SignedRequest { method, path, query: exchange.query(), body };
-        app.secrets.check_request(&request, unix_s).map(drop)
-    };
-    let whole = exchange.request.uri().path();
-    check(whole).or_else(|error| if whole == exchange.path { Err(error) } else { check(&exchange.path) })
+/// Checks a signature of Pusher's kind. It covers the path as its maker sent it: with the prefix of the listener, or
+/// without, if a proxy added that.
+fn check_signature(app: &App, exchange: &Exchange) -> Result<PromisedBody, RequestError> {
+    let (method, query) = (exchange.request.method().as_str(), exchange.query());
+    let (unix_s, full_path) = (exchange.shard.unix_s(), exchange.request.uri().path());
+    let check = |path| app.secrets.check_head(method, path, query, unix_s);
+    check(full_path).or_else(|error| match error {
+        RequestError::Signature { .. } if full_path != exchange.path => check(&exchange.path).map_err(|_| error),
+        _ => Err(error),
+    })
 }
 
 fn object(body: &[u8]) -> Result<Object<'_>, Response> {

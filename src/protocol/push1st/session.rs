@@ -43,7 +43,7 @@ pub(super) enum Denied {
 }
 
 /// Opens a socket for the channels in the path, as far as the client may use them.
-pub(super) fn connect(apps: &Apps, exchange: Exchange) -> Response {
+pub(super) fn connect(apps: &Apps, mut exchange: Exchange) -> Response {
     let path = exchange.path.clone();
     let mut segments = path.strip_prefix(SOCKET_PREFIX).unwrap_or("").split('/');
     let app = match apps.by_key(segments.next().unwrap_or("")) {
@@ -62,7 +62,7 @@ pub(super) fn connect(apps: &Apps, exchange: Exchange) -> Response {
     };
     let grants = match admitted {
         Ok(grants) => grants,
-        Err(why) => return refuse(exchange, None, reply::denied(why)).unwrap_or_else(reply::not_an_upgrade),
+        Err(why) => return refuse(&mut exchange, None, reply::denied(why)).unwrap_or_else(reply::not_an_upgrade),
     };
     let welcome = Welcome {
         app: app.key.clone(),
@@ -72,7 +72,7 @@ pub(super) fn connect(apps: &Apps, exchange: Exchange) -> Response {
         session: (!session.is_empty()).then(|| (*session).into()),
         must_authorize: false,
     };
-    let opened = open(exchange, welcome, |_| Box::new(RawSession { app, grants, pushes: Rate::default() }));
+    let opened = open(&mut exchange, welcome, |_| Box::new(RawSession { app, grants, pushes: Rate::default() }));
     opened.unwrap_or_else(|refusal| reply::refusal(&refusal))
 }
 

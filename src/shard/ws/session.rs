@@ -61,13 +61,13 @@ pub enum Refusal {
 /// # Errors
 /// See [`Refusal`]; the front door puts it into words.
 pub fn open(
-    mut exchange: Exchange,
+    exchange: &mut Exchange,
     welcome: Welcome,
     session: impl FnOnce(ConnectionId) -> Box<dyn Session>,
 ) -> Result<Response, Refusal> {
     let accept = handshake::accept(&exchange.request).map_err(Refusal::NotAnUpgrade)?;
     let shard = exchange.shard.clone();
-    let id = enter(&shard, &exchange, welcome).map_err(Refusal::Rejected)?;
+    let id = enter(&shard, exchange, welcome).map_err(Refusal::Rejected)?;
     let opening = Opening { shard: shard.clone(), id, done: false };
     let upgrade = hyper::upgrade::on(&mut exchange.request);
     let session = session(id);
@@ -90,14 +90,14 @@ pub fn open(
 ///
 /// # Errors
 /// The request is no WebSocket handshake.
-pub fn refuse(mut exchange: Exchange, words: Option<String>, farewell: Farewell) -> Result<Response, NotAnUpgrade> {
+pub fn refuse(exchange: &mut Exchange, words: Option<String>, farewell: Farewell) -> Result<Response, NotAnUpgrade> {
     let accept = handshake::accept(&exchange.request)?;
     let upgrade = hyper::upgrade::on(&mut exchange.request);
     let shard = exchange.shard.clone();
-    let running = shard.clone();
+    let seat = exchange.seat.clone();
     shard.spawn(async move {
-        // it counts among those who wait for the shard to drain, and on its listener, until it is gone
-        let _held = (running, exchange.seat.clone());
+        // counted on its listener until it is gone
+        let _seat = seat;
         let Some((stream, _)) = upgraded(upgrade).await else { return };
         let words = words.map(|words| codec::text_frame(words.as_bytes())).unwrap_or_default();
         let mut outbox = Outbox::default();
