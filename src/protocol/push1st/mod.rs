@@ -49,7 +49,7 @@ impl FrontDoor for SocketDoor {
     }
 
     fn answer(&self, exchange: Exchange) -> Answering<'_> {
-        Box::pin(async move { session::connect(&self.0, exchange) })
+        Box::pin(session::connect(&self.0, exchange))
     }
 }
 
