@@ -74,7 +74,7 @@ fn end_of(push1st: &Push1st, message: &str) -> Frame {
 fn p2_an_event_without_data_is_refused() {
     let push1st = Push1st::start();
     for body in [r#"{"name":"e","channels":["news"]}"#, r#"{"name":"e","channel":"news"}"#, "{}", "null"] {
-        assert_eq!(push1st.post("events", body), (400, json!({ "error": "\"data\" is missing" })), "{body}");
+        assert_eq!(push1st.post("events", body), (400, json!({ "error": "data is missing" })), "{body}");
     }
     push1st.assert_well();
 }
@@ -112,7 +112,7 @@ fn p5_an_event_whose_name_is_a_number_has_it_as_text() {
     assert_eq!(event(&mut other)["event"], "7");
     assert_eq!(push1st.post("events", r#"{"name":-1.50,"channel":"news","data":1}"#).0, 200);
     assert_eq!(event(&mut other)["event"], "-1.50");
-    let closed = Frame::Close(1008, "\"event\" is not a string".to_owned());
+    let closed = Frame::Close(1008, "event is not a string".to_owned());
     assert_eq!(end_of(&push1st, r#"{"event":[],"channel":"news","data":1}"#), closed);
     push1st.assert_well();
 }
@@ -121,9 +121,9 @@ fn p5_an_event_whose_name_is_a_number_has_it_as_text() {
 fn p6_a_message_without_an_event_ends_its_connection_alone() {
     let push1st = Push1st::start();
     let closed = |reason: &str| Frame::Close(1008, reason.to_owned());
-    assert_eq!(end_of(&push1st, r#"{"data":{}}"#), closed("\"channel\" is missing"));
-    assert_eq!(end_of(&push1st, r#"{"data":{},"channel":"news"}"#), closed("\"event\" is missing"));
-    assert_eq!(end_of(&push1st, r#"{"event":"e","channel":"news"}"#), closed("\"data\" is missing"));
+    assert_eq!(end_of(&push1st, r#"{"data":{}}"#), closed("channel is missing"));
+    assert_eq!(end_of(&push1st, r#"{"data":{},"channel":"news"}"#), closed("event is missing"));
+    assert_eq!(end_of(&push1st, r#"{"event":"e","channel":"news"}"#), closed("data is missing"));
     for message in ["", "[]", "null,", "\u{0}", "{\"event\":"] {
         assert_eq!(end_of(&push1st, message), closed("not a JSON object"), "{message:?}");
     }

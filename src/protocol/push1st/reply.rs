@@ -166,8 +166,8 @@ pub(super) fn rejected(rejection: Rejection) -> Response {
 fn words(fault: Fault) -> Cow<'static, str> {
     match fault {
         Fault::NotAnObject => "not a JSON object".into(),
-        Fault::Missing(member) => format!("{member:?} is missing").into(),
-        Fault::WrongType(member, right) => format!("{member:?} is not {right}").into(),
+        Fault::Missing(member) => format!("{member} is missing").into(),
+        Fault::WrongType(member, right) => format!("{member} is not {right}").into(),
         Fault::NameTooLong(max) => format!("the event's name is over {max} bytes (limits.event_name_bytes_max)").into(),
         Fault::TooManyChannels(max) => format!("more than {max} channels (limits.event_channels_max)").into(),
         Fault::ReservedName => "clients may not push events of this name: it begins as the server's own do".into(),
