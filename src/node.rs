@@ -11,10 +11,13 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
-use crate::config::{self, Address, Config, Door, PublicKeyPem, RemoteTarget};
+use crate::config::{self, Address, Config, Door, Hook, HookFormat, HookTarget, PublicKeyPem, RemoteTarget};
 use crate::core::{self, Admission, AppKey, AppSettings, Ledger, Settings};
 use crate::credential::session::SessionKey;
+use crate::credential::signature::AppSecrets;
+use crate::hooks::Hooks;
 use crate::hooks::jobs::{Jobs, Target};
+use crate::hooks::settings::{self as told, AppHooks, Endpoint, Events, Format};
 use crate::ops::metrics::OpsDoor;
 use crate::protocol::apps::Apps;
 use crate::protocol::dialects;
@@ -29,6 +32,8 @@ use crate::shard::{Doors, Given, Mail, Shard, Shared};
 
 /// What a shard may take, beside its own goodbyes, before it is given up.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long hooks are told, at the end, of what happened until then.
+const HOOKS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running node.
 pub struct Node {
@@ -36,6 +41,7 @@ pub struct Node {
     mailboxes: Arc<[UnboundedSender<Mail>]>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     draining: watch::Sender<bool>,
+    hooks: Hooks,
     grace: Duration,
     /// What is needed to put another configuration into force: the listeners as they were bound, and what outlives it.
     reloading: Option<(Vec<config::Listener>, Kept)>,
@@ -65,6 +71,8 @@ pub struct Parts {
     pub settings: Settings,
     /// Where jobs are handed on.
     pub jobs: Jobs,
+    /// Who is told of what happens.
+    pub hooks: Hooks,
     /// Over how long goodbyes are spread when the node drains.
     pub grace: Duration,
     /// Proxies whose word about a client's address counts.
@@ -101,11 +109,14 @@ impl Node {
     pub fn start(config: &Config) -> anyhow::Result<Self> {
         let kept = Kept::new();
         let doors = doors(config, &kept)?;
+        let hooks = Hooks::start(tokio::runtime::Handle::current(), &hook_settings(config));
+        hooks.replace(&hook_settings(config), &app_hooks(config))?;
         let with_doors = |listener: &config::Listener| (listener.clone(), doors.of(listener));
         let parts = Parts {
             shards: config.shards,
             settings: settings(config),
             jobs: jobs(config)?,
+            hooks,
             grace: config.shutdown.grace,
             trusted_proxies: config.trusted_proxies.clone(),
             listeners: config.listen.iter().map(with_doors).collect(),
@@ -121,6 +132,7 @@ impl Node {
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
         let Some((listeners, kept)) = &self.reloading else { bail!("this node was not started from a configuration") };
         let doors = doors(config, kept)?;
+        self.hooks.replace(&hook_settings(config), &app_hooks(config))?;
         let doors: Doors = listeners.iter().map(|listener| doors.of(listener)).collect();
         let settings = Arc::new(settings(config));
         for mailbox in self.mailboxes.iter() {
@@ -136,6 +148,8 @@ impl Node {
     /// The first that is not.
     pub fn check(config: &Config) -> anyhow::Result<()> {
         doors(config, &Kept::new())?;
+        let hooks = Hooks::start(tokio::runtime::Handle::current(), &hook_settings(config));
+        hooks.check(&hook_settings(config), &app_hooks(config))?;
         jobs(config)?;
         Ok(())
     }
@@ -175,13 +189,15 @@ impl Node {
                 backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             },
             jobs: parts.jobs,
+            hooks: parts.hooks.clone(),
             ready: AtomicBool::new(false),
             http_connections: AtomicUsize::new(0),
             draining: is_draining,
         });
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| unbounded_channel()).unzip();
         let (mailboxes, threads) = (senders.into(), Vec::new());
-        let mut node = Self { listeners, mailboxes, threads, draining, grace: parts.grace, reloading: None };
+        let (hooks, grace) = (parts.hooks, parts.grace);
+        let mut node = Self { listeners, mailboxes, threads, draining, hooks, grace, reloading: None };
         let (settings, doors) = (Arc::new(parts.settings), Doors::from(all_doors));
         let mailboxes = node.mailboxes.clone();
         let given = Given { shared: shared.clone(), settings, doors, mailboxes, epoch: Instant::now() };
@@ -209,7 +225,8 @@ impl Node {
         &self.listeners
     }
 
-    /// Stops accepting, says goodbye to every connection within the grace period, and ends every thread.
+    /// Stops accepting, says goodbye to every connection within the grace period, tells hooks what is left to tell, and ends
+    /// every thread.
     pub async fn drain(self) {
         let _ = self.draining.send(true);
         let mut drained = Vec::new();
@@ -228,6 +245,7 @@ impl Node {
             tracing::warn!("a shard did not drain in time");
             return;
         }
+        self.hooks.finish(HOOKS_PATIENCE).await;
         if let Err(error) = self.stop() {
             tracing::error!(%error, "a shard had failed");
         }
@@ -290,6 +308,47 @@ fn settings(config: &Config) -> Settings {
     };
     let apps = config.apps.iter().map(|one| (AppKey::from(&*one.key), app(one))).collect();
     Settings { limits: config.limits.clone(), apps }
+}
+
+fn hook_settings(config: &Config) -> told::Settings {
+    let limits = &config.limits;
+    told::Settings {
+        timeout: limits.hook_timeout,
+        retry: limits.hook_retry,
+        queue_max: limits.hook_queue_max,
+        parked_max: limits.hook_queue_max,
+        in_flight_max: limits.hook_in_flight_max,
+        lua_memory_bytes_max: limits.lua_memory_bytes_max,
+        lua_time: limits.lua_time,
+        ..told::Settings::default()
+    }
+}
+
+/// Who is told of each app.
+fn app_hooks(config: &Config) -> Vec<AppHooks> {
+    let endpoint = |hook: &Hook| {
+        let (url, format) = match (&hook.target, hook.format) {
+            (HookTarget::Lua(path), _) => (format!("lua://{}", path.display()), Format::Lua),
+            (HookTarget::Http(url), HookFormat::Pusher) => (url.expose().to_owned(), Format::Pusher),
+            (HookTarget::Http(url), HookFormat::Push1st) => (url.expose().to_owned(), Format::Push1st),
+        };
+        let events = match &hook.events[..] {
+            [] => Events::all(format),
+            // the configuration takes no words but those of the format
+            events => Events::read(format, events.iter().map(|event| event.word())).unwrap_or_default(),
+        };
+        Endpoint { url, format, events, channel_prefix: hook.channel_prefix.clone(), batch: hook.batch }
+    };
+    let app = |app: &config::App| {
+        let secrets = AppSecrets::new(&app.key, app.secret.iter().map(config::Secret::expose));
+        AppHooks {
+            app: AppKey::from(&*app.key),
+            app_id: app.id.clone(),
+            sign: Arc::new(move |body| secrets.sign_webhook(body)),
+            endpoints: app.hooks.iter().map(endpoint).collect(),
+        }
+    };
+    config.apps.iter().filter(|app| app.enabled && !app.hooks.is_empty()).map(app).collect()
 }
 
 fn gusher(config: &Config, kept: &Kept) -> anyhow::Result<Gusher> {

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use aws_lc_rs::rand;
 
-use crate::config::{Address, App, Config, Door, Listener, Overrides, PublicKeyPem, Secret};
+use crate::config::{Address, App, ChannelKind, Config, Door, Listener, Overrides, PublicKeyPem, Secret};
 use crate::credential::jwt::GusherClaims;
 use crate::credential::keygen::{self, RsaPair};
 use crate::node::Node;
@@ -62,6 +62,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         gusher_public_key: args.gusher_public_key,
     };
     let mut loaded = args.sources.load(overrides)?;
+    for index in 0..loaded.config.apps.len() {
+        if loaded.origin(&format!("apps[{index}]")) == "--app" {
+            allow_everything(&mut loaded.config.apps[index]);
+        }
+    }
     let config = &mut loaded.config;
     let index = config.apps.iter().position(|app| app.enabled);
     let index = match index {
@@ -84,8 +89,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (Some(pair), Some(dir)) => Some(write_pair(pair, dir)?),
         _ => None,
     };
-    let guide = Guide { config: &loaded.config, app: &loaded.config.apps[index], pair, key_file };
-    serve(&loaded, flag, |node| {
+    let (config, app) = (loaded.config.clone(), loaded.config.apps[index].clone());
+    let guide = Guide { config: &config, app: &app, pair, key_file };
+    serve(loaded, None, flag, |node| {
         // a terminal that has gone away must not end the server
         let _ = write!(std::io::stdout(), "{}", guide.text(node));
         let _ = std::io::stdout().flush();
@@ -110,7 +116,17 @@ fn generate_app() -> anyhow::Result<App> {
     };
     let number = u32::from_be_bytes([random[0], random[1], random[2], random[3]]) % 900_000 + 100_000;
     let secret = Some(Secret::new(hex(&random[14..])));
-    Ok(App { id: number.to_string(), key: hex(&random[4..14]), secret, ..App::blank() })
+    let mut app = App { id: number.to_string(), key: hex(&random[4..14]), secret, ..App::blank() };
+    allow_everything(&mut app);
+    Ok(app)
+}
+
+/// Turns on what clients can only try out if it is on. Not what closes connections that sign in nowhere.
+fn allow_everything(app: &mut App) {
+    app.client_events = true;
+    app.subscription_count = true;
+    app.watchlist = true;
+    app.socket_push = ChannelKind::ALL.to_vec();
 }
 
 /// Writes the pair, in place of an earlier one; returns the private key's file.

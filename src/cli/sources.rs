@@ -28,7 +28,7 @@ impl Args {
     ///
     /// # Errors
     /// All that is wrong with the sources, at once.
-    pub fn load(self, overrides: Overrides) -> Result<Loaded, ConfigError> {
+    pub fn load(&self, overrides: Overrides) -> Result<Loaded, ConfigError> {
         let mut env = BTreeMap::new();
         let mut add = |variables: Vec<(String, String)>| {
             for (name, value) in variables {
@@ -43,13 +43,15 @@ impl Args {
         }
         add(process_env());
         let env: Vec<_> = env.into_iter().collect();
-        load(&Sources {
-            file: self.config,
-            push1st: self.push1st,
+        let mut loaded = load(&Sources {
+            file: self.config.clone(),
+            push1st: self.push1st.clone(),
             legacy_env: env.clone(),
             env,
-            set: self.set,
+            set: self.set.clone(),
             overrides,
-        })
+        })?;
+        loaded.files.extend(self.env_files.iter().cloned());
+        Ok(loaded)
     }
 }

@@ -16,6 +16,7 @@ mod legacy;
 mod overrides;
 mod print;
 mod read;
+mod reload;
 mod tree;
 mod validate;
 mod values;
@@ -36,6 +37,7 @@ pub use env::{process_env, read_env_file};
 pub use error::{ConfigError, ErrorKind};
 pub use overrides::Overrides;
 pub use print::print_effective;
+pub use reload::{Change, Difference, What, difference};
 pub use values::{
     Address, ChannelKind, Door, FileMode, HookEvent, HookFormat, HookTarget, LogFormat, PublicKeyPem, Secret, SecretUrl,
 };
@@ -379,6 +381,8 @@ pub struct Sources {
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
+    /// Every file that it was made from or that it names, and the directories in which files were looked for.
+    pub files: Vec<PathBuf>,
     /// Origins of what is not a default, by dotted path.
     origins: BTreeMap<String, Origin>,
 }
@@ -435,5 +439,9 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     }
     config.warnings = std::mem::take(&mut found.warnings);
     let origins = std::mem::take(&mut found.origins);
-    found.into_error().map_or(Ok(Loaded { config, origins }), Err)
+    let mut files = reload::Values::of(&config).files;
+    files.extend(sources.file.clone().into_iter().chain(std::mem::take(&mut found.files)));
+    files.sort();
+    files.dedup();
+    found.into_error().map_or(Ok(Loaded { config, files, origins }), Err)
 }

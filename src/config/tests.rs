@@ -666,6 +666,78 @@ fn gusher_variables_that_do_not_fit() {
     );
 }
 
+#[test]
+fn differences() {
+    const APPS: &str = "[[apps]]\nid = 'shop'\nkey = 'k'\nsecret = 's'\nprevious_secrets = ['r']\n\
+                        gusher_public_keys = ['a.pem']\n[[apps.hooks]]\nurl = 'http://u:p@h/'\n";
+    #[track_caller]
+    fn check(old: &str, new: &str, expected: &[&str]) {
+        let files = Files::new(&[("a.pem", PEM), ("b.pem", &PEM.replace("QUJD", "REVG")), ("s1", "x"), ("s2", "y")]);
+        std::fs::write(files.path("h.toml"), old).unwrap();
+        let load = || load(&Sources { file: Some(files.path("h.toml")), ..Sources::default() });
+        let old = load().unwrap_or_else(|error| panic!("{error}"));
+        std::fs::write(files.path("h.toml"), new).unwrap();
+        std::fs::rename(files.path("b.pem"), files.path("a.pem")).unwrap();
+        std::fs::rename(files.path("s2"), files.path("s1")).unwrap();
+        let new = load().unwrap_or_else(|error| panic!("{error}"));
+        let directory = format!("{}/", files.0.path().display());
+        let difference = difference(&old, &new);
+        let shown = |change: &Change| {
+            let restart = if change.needs_restart { " (restart)" } else { "" };
+            format!("{}{restart}", change.to_string().replace(&directory, ""))
+        };
+        assert_eq!(difference.changes.iter().map(shown).collect::<Vec<_>>(), expected);
+        assert!(!format!("{difference:?}").contains("hush"));
+    }
+    check("", "", &[]);
+    check("", "limits.outbox_bytes_max = 5", &["limits.outbox_bytes_max: 1048576 -> 5"]);
+    check("limits.body_bytes_max = 7", "", &["limits.body_bytes_max: 7 -> 10485760"]);
+    // a file with something else in it is another value
+    check(APPS, APPS, &["apps[shop].gusher_public_keys changed"]);
+    let named = "gusher.session_secret_file = 's1'";
+    check(named, named, &["gusher.session_secret_file changed"]);
+    let keyless = APPS.replace("gusher_public_keys = ['a.pem']\n", "");
+    check(&keyless, &keyless.replace("'s'", "'hush'"), &["apps[shop].secret changed"]);
+    let rotated = keyless.replace("['r']", "['r', 'hush']");
+    check(&keyless, &rotated, &["apps[shop].previous_secrets: [\"***\"] -> [\"***\", \"***\"]"]);
+    check(&keyless, &keyless.replace("u:p@", "u:hush@"), &["apps[shop].hooks[0].url changed"]);
+    // items that come or go are one change each, and the others are what they were
+    let two = format!("[[apps]]\nid = 'new'\nkey = 'l'\nhooks = [{{url = 'lua://a'}}]\n{keyless}");
+    check(&keyless, &two, &["apps[new] added"]);
+    check(&two, &keyless, &["apps[new] removed"]);
+    check(&keyless, &keyless.replace("[[apps.hooks]]\nurl = 'http://u:p@h/'", ""), &["apps[shop].hooks[0] removed"]);
+    check(&keyless, &keyless.replace("'shop'", "'mall'"), &["apps[mall] added", "apps[shop] removed"]);
+    check(
+        "node.shards = 1",
+        "node.shards = 2\nlog.level = 'warn'\n[gusher]\nlegacy_pong = true\nremote.redis = 'redis://h'\n\
+         [[listen]]\naddress = '127.0.0.1:1'\ndoors = ['gusher']",
+        &[
+            "gusher.legacy_pong: false -> true",
+            "gusher.remote.in_flight_max: none -> 1024 (restart)",
+            "gusher.remote.redis: none -> \"redis://h\" (restart)",
+            "gusher.remote.timeout_ms: none -> 5000 (restart)",
+            "listen[0].address: \"0.0.0.0:6001\" -> \"127.0.0.1:1\" (restart)",
+            "listen[1] removed (restart)",
+            "listen[2] removed (restart)",
+            "log.level: \"info\" -> \"warn\" (restart)",
+            "node.shards: 1 -> 2 (restart)",
+        ],
+    );
+}
+
+#[test]
+fn every_file_is_known() {
+    let text = "[[apps]]\nid = 'a'\nkey = 'k'\nsecret_file = 's'\ngusher_public_keys = ['a.pem']\n\
+                [[apps.hooks]]\nurl = 'lua://hook.lua'\n[gusher]\nsession_secret_file = 't'\n";
+    let files = Files::new(&[("h.toml", text), ("s", "x"), ("t", "y"), ("a.pem", PEM), ("server.yml", SERVER_YML)]);
+    std::fs::create_dir(files.path("apps")).unwrap();
+    std::fs::write(files.path("apps/a.yml"), APPS_YML).unwrap();
+    let sources =
+        Sources { file: Some(files.path("h.toml")), push1st: Some(files.path("server.yml")), ..Sources::default() };
+    let names = ["a.pem", "apps", "apps/a.yml", "h.toml", "hook.lua", "s", "server.yml", "t"];
+    assert_eq!(load(&sources).unwrap().files, names.map(|name| files.path(name)));
+}
+
 const SERVER_YML: &str = "\
 ssl:
   - &shared
@@ -747,6 +819,7 @@ fn a_push1st_deployment_starts_unchanged() {
     let blank = || App {
         socket_push: kinds(&[ChannelKind::Private, ChannelKind::Public]),
         legacy_push1st_tokens: true,
+        legacy_channel_names: true,
         legacy_presence: true,
         ..App::blank()
     };
@@ -1145,6 +1218,13 @@ fn scraps() -> impl Strategy<Value = String> {
         "gusher",
         "outbox_bytes_max",
         "unix_mode",
+        "server:",
+        "api:",
+        "credentials:",
+        "listen: ",
+        "tcp://*:1",
+        "channels: [public]",
+        "hook:",
         "\"",
         "'",
         "'''",
@@ -1207,7 +1287,7 @@ proptest! {
             let origins = std::mem::take(&mut found.origins);
             match found.into_error() {
                 Some(error) => drop(error.to_string()),
-                None => drop(print_effective(&Loaded { config, origins })),
+                None => drop(print_effective(&Loaded { config, files: Vec::new(), origins })),
             }
         }
         let mut found = Findings::default();
@@ -1218,13 +1298,21 @@ proptest! {
             env: vec![value(&format!("HYDRANT_{name}")), value("HYDRANT_LISTEN"), value("HYDRANT_LOG__LEVEL")],
             legacy_env: vec![
                 value(&format!("GUSHER_{name}")), value("GUSHER_API_LISTEN"), value("GUSHER_MASTER_API_LISTEN"),
-                value("GUSHER_JOB_REDIS_ADDR"), value("GUSHER_API_URI_PREFIX"),
+                value("GUSHER_JOB_REDIS_ADDR"), value("GUSHER_API_URI_PREFIX"), value(&format!("SOKETI_{name}")),
+                value("SOKETI_DEFAULT_APP_SECRET"), value("SOKETI_DEFAULT_APP_WEBHOOKS"), value("SOKETI_PORT"),
+                value("SOKETI_HOST"), value("SOKETI_EVENT_MAX_SIZE_IN_KB"), value("REVERB_SERVER_HOST"),
             ],
             set: vec![text.clone(), format!("apps={text}"), format!("gusher.public_keys={text}")],
             overrides: Overrides { public: Some(text.clone()), apps: vec![text.clone()], ..Overrides::default() },
             ..Sources::default()
         };
         drop(load(&sources).map_err(|error| error.to_string()));
+        let files = Files::new(&[("server.yml", &text), ("app.yml", &text)]);
+        std::fs::write(files.path("apps.yml"), "server: {}\ncredentials: app.yml\n").unwrap();
+        for name in ["server.yml", "apps.yml"] {
+            let sources = Sources { push1st: Some(files.path(name)), ..Sources::default() };
+            drop(load(&sources).map_err(|error| error.to_string()));
+        }
     }
 }
 

@@ -441,10 +441,12 @@ mod tests {
         let check = |query: &str, body: &[u8], error| {
             assert_eq!(app().check_request(&request(query, body), NOW).unwrap_err(), error, "{query}");
         };
-        for name in ["auth_key", "auth_version", "auth_timestamp", "auth_signature", "body_md5"] {
+        for name in ["auth_key", "auth_version", "auth_timestamp", "auth_signature"] {
             check(&QUERY.replace(name, "x"), BODY, RequestError::MissingParameter(name));
         }
         check("", b"", RequestError::MissingParameter("auth_key"));
+        let without = app().sign_request("POST", "/apps/3/events", &[], b"", NOW);
+        check(&without, BODY, RequestError::MissingParameter("body_md5"));
         check(&QUERY.replace(KEY, "x"), BODY, RequestError::UnknownKey);
         check(&QUERY.replace("1.0", "1.1"), BODY, RequestError::Version);
         for timestamp in ["", "x", "-1", "1353088179.5", "1e9", "99999999999999999999", "%FF"] {

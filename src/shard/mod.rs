@@ -31,6 +31,7 @@ use crate::core::{
     Answer, CloseReason, Connection, ConnectionId, Core, Effect, Grant, Message, Node, Outcome, Rejection, RequestId,
     Settings, ShardIndex,
 };
+use crate::hooks::Hooks;
 use crate::hooks::jobs::Jobs;
 use door::{Farewell, FrontDoor};
 use http::Seat;
@@ -58,6 +59,8 @@ pub struct Shared {
     pub node: Node,
     /// Where `gusher.remote` and its like are handed on.
     pub jobs: Jobs,
+    /// Who is told of what happens.
+    pub hooks: Hooks,
     /// Every listener serves: what `/readyz` says.
     pub ready: AtomicBool,
     /// Sockets that are not client connections, of all listeners.
@@ -344,7 +347,7 @@ impl Shard {
             }
             Effect::Ping(slot) => self.core.borrow_mut().reply(slot, ws::codec::ping_frame(b"")),
             Effect::Close(slot, reason) => self.take_down(slot, reason, None),
-            Effect::Observed(observation) => drop(observation),
+            Effect::Observed(observation) => self.shared.hooks.observe(observation),
         }
     }
 

@@ -145,6 +145,7 @@ impl Shards {
                 backlog: counters().into_vec().into(),
             },
             jobs: Jobs::start(Target::None, PATIENCE, 1, control.handle().clone()).unwrap(),
+            hooks: Hooks::start(control.handle().clone(), &Default::default()),
             ready: AtomicBool::new(true),
             http_connections: AtomicUsize::new(0),
             draining: is_draining,
