@@ -172,7 +172,9 @@ impl Core {
         let publisher = event.about.as_ref().and_then(|about| about.session.clone());
         match publisher {
             Some(session) => self.observe_client_event(app, channel, &mut event, session),
-            None if ChannelKind::of(channel.as_str()).is_cache => self.cache(app, channel, &event),
+            None if ChannelKind::of(channel.as_str()).is_cache && target.is_everybody() => {
+                self.cache(app, channel, &event);
+            }
             None => {}
         }
         let shards = match self.channels.get(app, channel).filter(|home| home.is_occupied()) {
