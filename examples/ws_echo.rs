@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use hydrant::config;
 use hydrant::core::{AppKey, CloseReason, Outcome, Permissions, Settings, UserId};
+use hydrant::hooks::Hooks;
 use hydrant::hooks::jobs::{JobError, Jobs, Target};
+use hydrant::hooks::settings;
 use hydrant::limits::Limits;
 use hydrant::node::{Node, Parts};
 use hydrant::protocol::GUSHER;
@@ -28,7 +30,7 @@ impl FrontDoor for EchoDoor {
         true
     }
 
-    fn answer(&self, exchange: Exchange) -> Answering<'_> {
+    fn answer(&self, mut exchange: Exchange) -> Answering<'_> {
         let welcome = Welcome {
             app: AppKey::from("echo"),
             user: UserId::from(""),
@@ -38,7 +40,7 @@ impl FrontDoor for EchoDoor {
             must_authorize: false,
         };
         Box::pin(async move {
-            let opened = open(exchange, welcome, |_| Box::new(Echo));
+            let opened = open(&mut exchange, welcome, |_| Box::new(Echo));
             opened.unwrap_or_else(|refusal| text(hyper::StatusCode::BAD_REQUEST, format!("{refusal:?}\n")))
         })
     }
@@ -90,6 +92,7 @@ fn main() -> anyhow::Result<()> {
             shards: 1,
             settings: Settings { limits, ..Settings::default() },
             jobs: Jobs::start(Target::None, Duration::from_secs(1), 1, tokio::runtime::Handle::current())?,
+            hooks: Hooks::start(tokio::runtime::Handle::current(), &settings::Settings::default()),
             grace: Duration::ZERO,
             trusted_proxies: Vec::new(),
             listeners: vec![(listener, vec![Arc::new(EchoDoor) as Arc<dyn FrontDoor>])],

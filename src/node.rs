@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,20 +11,29 @@ use ipnet::IpNet;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
-use crate::config::{self, Address, Config, Door, PublicKeyPem, RemoteTarget};
+use crate::config::{self, Address, Config, Door, Hook, HookFormat, HookTarget, PublicKeyPem, RemoteTarget};
 use crate::core::{self, Admission, AppKey, AppSettings, Ledger, Settings};
 use crate::credential::session::SessionKey;
+use crate::credential::signature::AppSecrets;
+use crate::hooks::Hooks;
 use crate::hooks::jobs::{Jobs, Target};
+use crate::hooks::settings::{self as told, AppHooks, Endpoint, Events, Format};
 use crate::ops::metrics::OpsDoor;
+use crate::protocol::apps::Apps;
 use crate::protocol::dialects;
 use crate::protocol::gusher::token::Tokens;
 use crate::protocol::gusher::{ClientDoor, Gusher, MasterDoor};
+use crate::protocol::push1st::{ApiDoor, SocketDoor};
+use crate::protocol::pusher::PusherDoor;
+use crate::protocol::pusher::idempotency::Idempotency;
 use crate::shard::door::FrontDoor;
 use crate::shard::listener::{Listener, Socket, Trust, bind};
 use crate::shard::{Doors, Given, Mail, Shard, Shared};
 
 /// What a shard may take, beside its own goodbyes, before it is given up.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(5);
+/// How long hooks are told, at the end, of what happened until then.
+const HOOKS_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running node.
 pub struct Node {
@@ -32,6 +41,7 @@ pub struct Node {
     mailboxes: Arc<[UnboundedSender<Mail>]>,
     threads: Vec<JoinHandle<io::Result<()>>>,
     draining: watch::Sender<bool>,
+    hooks: Hooks,
     grace: Duration,
     /// What is needed to put another configuration into force: the listeners as they were bound, and what outlives it.
     reloading: Option<(Vec<config::Listener>, Kept)>,
@@ -41,6 +51,16 @@ pub struct Node {
 struct Kept {
     /// Signs gusher's session tokens where no secret is configured.
     session: SessionKey,
+    /// The last apps, for what they have taken of their rates.
+    apps: Mutex<Arc<Apps>>,
+    /// Answers to publishes that may be asked for again.
+    idempotency: Arc<Idempotency>,
+}
+
+impl Kept {
+    fn new() -> Self {
+        Self { session: SessionKey::generate(), apps: Mutex::default(), idempotency: Arc::default() }
+    }
 }
 
 /// What a node is made of. [`Node::start`] makes it from a configuration; an embedder may bring its own doors.
@@ -51,6 +71,8 @@ pub struct Parts {
     pub settings: Settings,
     /// Where jobs are handed on.
     pub jobs: Jobs,
+    /// Who is told of what happens.
+    pub hooks: Hooks,
     /// Over how long goodbyes are spread when the node drains.
     pub grace: Duration,
     /// Proxies whose word about a client's address counts.
@@ -85,13 +107,16 @@ impl Node {
     /// # Errors
     /// A key cannot be used; or as [`Node::launch`].
     pub fn start(config: &Config) -> anyhow::Result<Self> {
-        let kept = Kept { session: SessionKey::generate() };
+        let kept = Kept::new();
         let doors = doors(config, &kept)?;
+        let hooks = Hooks::start(tokio::runtime::Handle::current(), &hook_settings(config));
+        hooks.replace(&hook_settings(config), &app_hooks(config))?;
         let with_doors = |listener: &config::Listener| (listener.clone(), doors.of(listener));
         let parts = Parts {
             shards: config.shards,
             settings: settings(config),
             jobs: jobs(config)?,
+            hooks,
             grace: config.shutdown.grace,
             trusted_proxies: config.trusted_proxies.clone(),
             listeners: config.listen.iter().map(with_doors).collect(),
@@ -107,6 +132,7 @@ impl Node {
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
         let Some((listeners, kept)) = &self.reloading else { bail!("this node was not started from a configuration") };
         let doors = doors(config, kept)?;
+        self.hooks.replace(&hook_settings(config), &app_hooks(config))?;
         let doors: Doors = listeners.iter().map(|listener| doors.of(listener)).collect();
         let settings = Arc::new(settings(config));
         for mailbox in self.mailboxes.iter() {
@@ -121,7 +147,9 @@ impl Node {
     /// # Errors
     /// The first that is not.
     pub fn check(config: &Config) -> anyhow::Result<()> {
-        doors(config, &Kept { session: SessionKey::generate() })?;
+        doors(config, &Kept::new())?;
+        let hooks = Hooks::start(tokio::runtime::Handle::current(), &hook_settings(config));
+        hooks.check(&hook_settings(config), &app_hooks(config))?;
         jobs(config)?;
         Ok(())
     }
@@ -161,13 +189,15 @@ impl Node {
                 backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             },
             jobs: parts.jobs,
+            hooks: parts.hooks.clone(),
             ready: AtomicBool::new(false),
             http_connections: AtomicUsize::new(0),
             draining: is_draining,
         });
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..shards).map(|_| unbounded_channel()).unzip();
         let (mailboxes, threads) = (senders.into(), Vec::new());
-        let mut node = Self { listeners, mailboxes, threads, draining, grace: parts.grace, reloading: None };
+        let (hooks, grace) = (parts.hooks, parts.grace);
+        let mut node = Self { listeners, mailboxes, threads, draining, hooks, grace, reloading: None };
         let (settings, doors) = (Arc::new(parts.settings), Doors::from(all_doors));
         let mailboxes = node.mailboxes.clone();
         let given = Given { shared: shared.clone(), settings, doors, mailboxes, epoch: Instant::now() };
@@ -195,7 +225,8 @@ impl Node {
         &self.listeners
     }
 
-    /// Stops accepting, says goodbye to every connection within the grace period, and ends every thread.
+    /// Stops accepting, says goodbye to every connection within the grace period, tells hooks what is left to tell, and ends
+    /// every thread.
     pub async fn drain(self) {
         let _ = self.draining.send(true);
         let mut drained = Vec::new();
@@ -214,6 +245,7 @@ impl Node {
             tracing::warn!("a shard did not drain in time");
             return;
         }
+        self.hooks.finish(HOOKS_PATIENCE).await;
         if let Err(error) = self.stop() {
             tracing::error!(%error, "a shard had failed");
         }
@@ -229,22 +261,36 @@ impl Node {
     }
 }
 
-/// One of each door that a listener may name.
-struct OneOfEach(Vec<(Door, Arc<dyn FrontDoor>)>);
+/// One of each door that a listener may name. Of one that is laxer on a trusted listener there are two: for listeners that
+/// are trusted and for those that are not.
+struct OneOfEach(Vec<(Door, Option<bool>, Arc<dyn FrontDoor>)>);
 
 impl OneOfEach {
     fn of(&self, listener: &config::Listener) -> Vec<Arc<dyn FrontDoor>> {
-        let named = |door: &Door| self.0.iter().find(|(name, _)| name == door).map(|(_, door)| door.clone());
+        let named = |door: &Door| {
+            let fits = |trusted: Option<bool>| trusted.is_none_or(|trusted| trusted == listener.trusted);
+            self.0.iter().find(|(name, trusted, _)| name == door && fits(*trusted)).map(|(_, _, door)| door.clone())
+        };
         listener.doors.iter().filter_map(named).collect()
     }
 }
 
 fn doors(config: &Config, kept: &Kept) -> anyhow::Result<OneOfEach> {
     let gusher = Arc::new(gusher(config, kept)?);
+    let mut before = kept.apps.lock().unwrap_or_else(PoisonError::into_inner);
+    let apps = Arc::new(Apps::new(&config.apps, &before));
+    *before = apps.clone();
+    let idempotency = kept.idempotency.clone();
+    let pusher = PusherDoor { apps: apps.clone(), activity_timeout: config.pusher.activity_timeout, idempotency };
+    let push1st = |trusted| Arc::new(ApiDoor { apps: apps.clone(), trusted });
     Ok(OneOfEach(vec![
-        (Door::GusherClient, Arc::new(ClientDoor(gusher.clone()))),
-        (Door::GusherMaster, Arc::new(MasterDoor(gusher))),
-        (Door::Ops, Arc::new(OpsDoor)),
+        (Door::Pusher, None, Arc::new(pusher)),
+        (Door::Push1st, Some(true), push1st(true)),
+        (Door::Push1st, Some(false), push1st(false)),
+        (Door::Push1stSocket, None, Arc::new(SocketDoor(apps.clone()))),
+        (Door::GusherClient, None, Arc::new(ClientDoor(gusher.clone()))),
+        (Door::GusherMaster, None, Arc::new(MasterDoor(gusher))),
+        (Door::Ops, None, Arc::new(OpsDoor)),
     ]))
 }
 
@@ -262,6 +308,47 @@ fn settings(config: &Config) -> Settings {
     };
     let apps = config.apps.iter().map(|one| (AppKey::from(&*one.key), app(one))).collect();
     Settings { limits: config.limits.clone(), apps }
+}
+
+fn hook_settings(config: &Config) -> told::Settings {
+    let limits = &config.limits;
+    told::Settings {
+        timeout: limits.hook_timeout,
+        retry: limits.hook_retry,
+        queue_max: limits.hook_queue_max,
+        parked_max: limits.hook_queue_max,
+        in_flight_max: limits.hook_in_flight_max,
+        lua_memory_bytes_max: limits.lua_memory_bytes_max,
+        lua_time: limits.lua_time,
+        ..told::Settings::default()
+    }
+}
+
+/// Who is told of each app.
+fn app_hooks(config: &Config) -> Vec<AppHooks> {
+    let endpoint = |hook: &Hook| {
+        let (url, format) = match (&hook.target, hook.format) {
+            (HookTarget::Lua(path), _) => (format!("lua://{}", path.display()), Format::Lua),
+            (HookTarget::Http(url), HookFormat::Pusher) => (url.expose().to_owned(), Format::Pusher),
+            (HookTarget::Http(url), HookFormat::Push1st) => (url.expose().to_owned(), Format::Push1st),
+        };
+        let events = match &hook.events[..] {
+            [] => Events::all(format),
+            // the configuration takes no words but those of the format
+            events => Events::read(format, events.iter().map(|event| event.word())).unwrap_or_default(),
+        };
+        Endpoint { url, format, events, channel_prefix: hook.channel_prefix.clone(), batch: hook.batch }
+    };
+    let app = |app: &config::App| {
+        let secrets = AppSecrets::new(&app.key, app.secret.iter().map(config::Secret::expose));
+        AppHooks {
+            app: AppKey::from(&*app.key),
+            app_id: app.id.clone(),
+            sign: Arc::new(move |body| secrets.sign_webhook(body)),
+            endpoints: app.hooks.iter().map(endpoint).collect(),
+        }
+    };
+    config.apps.iter().filter(|app| app.enabled && !app.hooks.is_empty()).map(app).collect()
 }
 
 fn gusher(config: &Config, kept: &Kept) -> anyhow::Result<Gusher> {

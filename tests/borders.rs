@@ -121,8 +121,12 @@ fn settings_come_from_the_configuration() {
     only_in(&variables, &src, r#"\benv::vars?(_os)?\(|\benv!\("(HYDRANT|GUSHER)|[(, ]env = ""#);
     let read_or_written = [
         ("src/config/file.rs", "the place"),
+        ("src/config/legacy/push1st.rs", "lists the directory in which Push1ST has its apps"),
+        ("src/cli/watch.rs", "sees whether a file of the configuration has changed"),
+        ("src/cli/serve.rs", "makes the directory of a unix socket"),
         ("src/cli/dev.rs", "writes key files where a flag says"),
         ("src/cli/token.rs", "a command, not the server: reads the key that it is told to sign with"),
+        ("src/hooks/lua.rs", "a hook's script, of which only the interpreter can say whether it is one"),
         ("src/shard/listener.rs", "the file of a unix socket"),
         ("src/bench/", "the measuring client: what the kernel counts, its server's files, its report"),
     ];

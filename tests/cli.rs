@@ -430,6 +430,58 @@ fn a_signal_ends_it_and_a_second_one_at_once() {
     assert_eq!(dev.running.wait().code(), Some(0));
 }
 
+#[test]
+fn a_changed_configuration_is_taken_over_and_a_bad_one_is_not() {
+    let text = |apps: &[&str], more: &str| {
+        let doors = r#"doors = ["gusher-master"], trusted = true"#;
+        let app = |key: &&str| format!(r#"{{ id = "{key}", key = "{key}", secret = "SECRET-of-{key}" }}"#);
+        let apps: Vec<String> = apps.iter().map(app).collect();
+        format!("listen = [{{ address = \"127.0.0.1:0\", {doors} }}]\napps = [{}]\n{more}\n", apps.join(", "))
+    };
+    let folder = folder_with("hydrant.toml", &text(&["a"], ""));
+    let write = |text: String| fs::write(folder.path().join("hydrant.toml"), text).unwrap();
+    let mut server = Server::start(&mut hydrant_in(folder.path(), &["serve", "--config", "hydrant.toml"]), 1);
+    let statuses = |server: &Server| {
+        let status = |app: &str| http(server.address("gusher-master"), &format!("GET /api/{app}/channels"), "").0;
+        [status("a"), status("b")]
+    };
+    assert_eq!(statuses(&server), [200, 404]);
+    // the file is watched
+    write(text(&["a", "b"], "limits.batch_events_max = 2"));
+    let log = |server: &mut Server, part: &str| server.running.stderr.until(part);
+    log(&mut server, "configuration reloaded changes=2");
+    log(&mut server, "apps[b] added");
+    log(&mut server, "limits.batch_events_max: 10000 -> 2");
+    assert_eq!(statuses(&server), [200, 200]);
+    // a signal asks as well
+    server.running.signal("HUP");
+    log(&mut server, "configuration reloaded changes=0");
+    // what is wrong is told whole, and changes nothing
+    write(text(&["b"], "limits.batch_events_max = 0\nlimits.outbox_byte_max = 3"));
+    log(&mut server, "the configuration is not reloaded, and stays what it was:");
+    log(&mut server, "hydrant.toml:3:27 limits.batch_events_max: must be at least 1");
+    log(&mut server, "hydrant.toml:4:8 limits.outbox_byte_max: no such key");
+    assert_eq!(statuses(&server), [200, 200]);
+    // what is mended is taken over
+    write(text(&["b"], "log.level = \"debug\"").replace("SECRET-of-b", "SECRET-of-B"));
+    log(&mut server, "configuration reloaded changes=4");
+    log(&mut server, "apps[a] removed");
+    log(&mut server, "apps[b].secret changed");
+    log(&mut server, "limits.batch_events_max: 2 -> 10000");
+    log(&mut server, "log.level: \"info\" -> \"debug\"; needs a restart");
+    assert_eq!(statuses(&server), [404, 200]);
+    let ended = server.running.stop();
+    assert_eq!(ended.code, Some(0));
+    assert!(!ended.stderr.contains("SECRET"), "{}", ended.stderr);
+}
+
+#[test]
+fn the_end_of_a_terminal_ends_dev() {
+    let mut dev = Dev::anywhere(&["--app", "1:demo"]);
+    dev.running.signal("HUP");
+    assert_eq!(dev.running.wait().code(), Some(0));
+}
+
 /// Where the printed snippet connects to.
 fn socket_url(dev: &Dev) -> &str {
     dev.line("const socket").split('"').nth(1).unwrap()

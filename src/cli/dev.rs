@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use aws_lc_rs::rand;
 
-use crate::config::{Address, App, Config, Door, Listener, Overrides, PublicKeyPem, Secret};
+use crate::config::{Address, App, ChannelKind, Config, Door, Listener, Overrides, PublicKeyPem, Secret};
 use crate::credential::jwt::GusherClaims;
 use crate::credential::keygen::{self, RsaPair};
 use crate::node::Node;
@@ -62,6 +62,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         gusher_public_key: args.gusher_public_key,
     };
     let mut loaded = args.sources.load(overrides)?;
+    for index in 0..loaded.config.apps.len() {
+        if loaded.origin(&format!("apps[{index}]")) == "--app" {
+            allow_everything(&mut loaded.config.apps[index]);
+        }
+    }
     let config = &mut loaded.config;
     let index = config.apps.iter().position(|app| app.enabled);
     let index = match index {
@@ -84,8 +89,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (Some(pair), Some(dir)) => Some(write_pair(pair, dir)?),
         _ => None,
     };
-    let guide = Guide { config: &loaded.config, app: &loaded.config.apps[index], pair, key_file };
-    serve(&loaded, flag, |node| {
+    let (config, app) = (loaded.config.clone(), loaded.config.apps[index].clone());
+    let guide = Guide { config: &config, app: &app, pair, key_file };
+    serve(loaded, None, flag, |node| {
         // a terminal that has gone away must not end the server
         let _ = write!(std::io::stdout(), "{}", guide.text(node));
         let _ = std::io::stdout().flush();
@@ -110,7 +116,17 @@ fn generate_app() -> anyhow::Result<App> {
     };
     let number = u32::from_be_bytes([random[0], random[1], random[2], random[3]]) % 900_000 + 100_000;
     let secret = Some(Secret::new(hex(&random[14..])));
-    Ok(App { id: number.to_string(), key: hex(&random[4..14]), secret, ..App::blank() })
+    let mut app = App { id: number.to_string(), key: hex(&random[4..14]), secret, ..App::blank() };
+    allow_everything(&mut app);
+    Ok(app)
+}
+
+/// Turns on what clients can only try out if it is on. Not what closes connections that sign in nowhere.
+fn allow_everything(app: &mut App) {
+    app.client_events = true;
+    app.subscription_count = true;
+    app.watchlist = true;
+    app.socket_push = ChannelKind::ALL.to_vec();
 }
 
 /// Writes the pair, in place of an earlier one; returns the private key's file.
@@ -144,11 +160,15 @@ impl Guide<'_> {
     fn text(&self, node: &Node) -> String {
         let mut out = String::from("Hydrant is running, with credentials made for this boot. Ctrl-C ends it.\n\n");
         for listener in node.listeners() {
-            let purpose = match &*listener.names {
-                [only] if only == Door::GusherClient.word() => "clients connect here",
-                [only] if only == Door::GusherMaster.word() => "backends push here, without credentials",
-                [only] if only == Door::Ops.word() => "health and metrics",
-                _ => "several doors",
+            let serves = |doors: &[Door]| doors.iter().any(|door| listener.names.iter().any(|name| name == door.word()));
+            let purpose = if serves(&[Door::GusherMaster]) {
+                "backends push here, without credentials"
+            } else if serves(&[Door::GusherClient, Door::Pusher, Door::Push1stSocket]) {
+                "clients connect here"
+            } else if serves(&[Door::Ops]) {
+                "health and metrics"
+            } else {
+                "backends push here"
             };
             let reach = if listener.address.is_local() { "from this machine" } else { "from any machine" };
             let url = url(&listener.address).unwrap_or_else(|| listener.address.to_string());
@@ -164,18 +184,51 @@ impl Guide<'_> {
         let gusher = &self.config.gusher;
         let client = door(Door::GusherClient, &gusher.client_prefix);
         let master = door(Door::GusherMaster, &gusher.master_prefix);
+        let pusher = door(Door::Pusher, "/");
         if let (Some(client), Some(master)) = (client, master) {
-            self.paste(&mut out, &client.replacen("http", "ws", 1), &master);
+            let _ = writeln!(out, "Paste into a second terminal what fits your clients.\n");
+            if let Some(pusher) = &pusher {
+                self.paste_pusher(&mut out, pusher);
+            }
+            self.paste_gusher(&mut out, &client.replacen("http", "ws", 1));
+            self.paste_push(&mut out, pusher.as_deref(), &master);
         }
         out
     }
 
-    /// The first event in three steps. `client` and `master` are URLs that end with their prefix.
-    fn paste(&self, out: &mut String, client: &str, master: &str) {
+    /// A Pusher client. `url` ends with `/`.
+    fn paste_pusher(&self, out: &mut String, url: &str) {
+        const SUBSCRIBE: &str = r#"{"event":"pusher:subscribe","data":{"channel":"news"}}"#;
+        let socket = format!("{}app/{}?protocol=7", url.replacen("http", "ws", 1), self.app.key);
+        let _ = writeln!(
+            out,
+            "Pusher: connect, and subscribe to the channel \"news\".\n\n\
+             echo '{SUBSCRIBE}' | websocat -n \"{socket}\"\n\n   \
+             Or in a browser: open about:blank, and paste into its console:\n\n\
+             const socket = new WebSocket(\"{socket}\");\n\
+             socket.onopen = () => socket.send('{SUBSCRIBE}');\n\
+             socket.onmessage = (message) => console.log(message.data);\n"
+        );
+        if let Ok(url) = reqwest::Url::parse(url) {
+            let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+            let path = url.path().trim_end_matches('/');
+            let path = if path.is_empty() { String::new() } else { format!(", wsPath: \"{path}\"") };
+            let _ = writeln!(
+                out,
+                "   pusher-js, and Laravel Echo on top of it:\n\n\
+                 new Pusher(\"{}\", {{ wsHost: \"{host}\", wsPort: {port}{path}, forceTLS: false, \
+                 enabledTransports: [\"ws\"], cluster: \"\" }})\n",
+                self.app.key
+            );
+        }
+    }
+
+    /// A gusher client. `url` ends with the prefix of its client side.
+    fn paste_gusher(&self, out: &mut String, url: &str) {
         const SUBSCRIBE: &str = r#"{"event":"gusher.subscribe","data":{"channel":"news"}}"#;
         let key = &self.app.key;
-        let program = std::env::args().next().unwrap_or_else(|| "hydrant".to_owned());
         let ready = self.pair.as_ref().and_then(|pair| ready_token(pair, key));
+        let program = program();
         let sign =
             |path: &str| format!("$({program} token gusher --key {path} --app {key} --user alice --channel '*')");
         let (token, why) = match (&ready, &self.key_file) {
@@ -185,28 +238,43 @@ impl Guide<'_> {
         };
         let _ = writeln!(
             out,
-            "Paste into a second terminal:\n\n\
-             1. A token for the user alice. Your backend will sign such tokens with its private key{why}.\n\n\
+            "gusher: a token for the user alice; your backend will sign such tokens with its private key{why}. Then \
+             connect, and subscribe.\n\n\
              TOKEN={token}\n\n\
-             2. Connect, and subscribe to the channel \"news\".\n\n\
-             echo '{SUBSCRIBE}' | websocat -n \"{client}ws/{key}?token=$TOKEN\"\n"
+             echo '{SUBSCRIBE}' | websocat -n \"{url}ws/{key}?token=$TOKEN\"\n"
         );
         if let Some(token) = ready {
             let _ = writeln!(
                 out,
-                "   Or in a browser: open about:blank, and paste into its console:\n\n\
-                 const socket = new WebSocket(\"{client}ws/{key}?token={token}\");\n\
-                 socket.onopen = () => socket.send('{SUBSCRIBE}');\n\
-                 socket.onmessage = (message) => console.log(message.data);\n"
+                "   Or in a browser:\n\n\
+                 const gusher = new WebSocket(\"{url}ws/{key}?token={token}\");\n\
+                 gusher.onopen = () => gusher.send('{SUBSCRIBE}');\n\
+                 gusher.onmessage = (message) => console.log(message.data);\n"
             );
         }
+    }
+
+    /// The first event. The URLs end with `/`.
+    fn paste_push(&self, out: &mut String, pusher: Option<&str>, master: &str) {
+        const DATA: &str = r#"news greeting '{"hello":"world"}'"#;
+        let App { id, key, secret, .. } = self.app;
+        let program = program();
         let _ = writeln!(
             out,
-            "3. In a third terminal, push an event, and see it arrive. Either of:\n\n\
-             curl -d 'data={{\"hello\":\"world\"}}' '{master}push/{key}/news/greeting'\n\
-             {program} publish --url '{master}' --app {key} news greeting '{{\"hello\":\"world\"}}'\n"
+            "In a third terminal, push an event, and see it arrive, whatever the client speaks. Any of:\n\n\
+             curl -d 'data={{\"hello\":\"world\"}}' '{master}push/{key}/news/greeting'"
         );
+        if let (Some(url), Some(secret)) = (pusher, secret) {
+            let secret = secret.expose();
+            let _ = writeln!(out, "{program} publish --secret {secret} --id {id} --url '{url}' --app {key} {DATA}");
+        }
+        let _ = writeln!(out, "{program} publish --url '{master}' --app {key} {DATA}\n");
     }
+}
+
+/// This program, as it was called.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "hydrant".to_owned())
 }
 
 /// A token that works at once, for the browser snippet.

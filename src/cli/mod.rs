@@ -7,6 +7,7 @@ pub mod publish;
 pub mod serve;
 pub mod sources;
 pub mod token;
+mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -1,13 +1,16 @@
 //! `hydrant serve`: the server, as configured.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, anyhow};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Listener, Loaded, Overrides};
+use crate::config::{Address, Listener, Loaded, Overrides, difference};
 use crate::node::{ListenError, Node};
 use crate::ops::log;
 
 use super::sources;
+use super::watch::Watch;
 
 /// Run the server as configured by a file, the environment and flags
 #[derive(Debug, clap::Args)]
@@ -16,14 +19,14 @@ pub struct Args {
     sources: sources::Args,
 }
 
-/// Serves until a signal.
+/// Serves until a signal. SIGHUP, or a change of a file that the configuration was made from, makes it anew.
 ///
 /// # Errors
 /// The configuration is wrong, or a listener cannot be had.
 pub fn run(args: Args) -> anyhow::Result<()> {
-    let loaded = args.sources.load(Overrides::default())?;
+    let load = || args.sources.load(Overrides::default());
     let no_flag = |_: &Listener| None;
-    serve(&loaded, no_flag, |node| {
+    serve(load()?, Some(&|| Ok(load()?)), no_flag, |node| {
         for listener in node.listeners() {
             let doors = listener.names.join(", ");
             tracing::info!(address = %listener.address, doors, trusted = listener.trust.trusted, "listening");
@@ -31,9 +34,14 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     })
 }
 
-/// Log, runtime, build, announce, signal, drain. `flag` names the flag that moves a listener nobody wrote down.
+/// How the configuration is made anew.
+pub(super) type Load<'a> = &'a dyn Fn() -> anyhow::Result<Loaded>;
+
+/// Log, runtime, build, announce, signals, drain. Without `load`, SIGHUP ends it, as the end of a terminal does. `flag`
+/// names the flag that moves a listener nobody wrote down.
 pub(super) fn serve(
-    loaded: &Loaded,
+    mut loaded: Loaded,
+    load: Option<Load<'_>>,
     flag: impl Fn(&Listener) -> Option<&'static str>,
     announce: impl FnOnce(&Node),
 ) -> anyhow::Result<()> {
@@ -50,13 +58,31 @@ pub(super) fn serve(
     control.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let node = Node::start(config).map_err(|error| with_way_out(error, loaded, flag))?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        make_directories(&loaded.config.listen);
+        let mut watch = Watch::over(if load.is_some() { &loaded.files } else { &[] });
+        let node = Node::start(&loaded.config).map_err(|error| with_way_out(error, &loaded, flag))?;
         announce(&node);
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = hangup.recv() => {}
+                () = watch.changed() => {}
+            }
+            let Some(load) = load else { break };
+            let new;
+            (watch, new) = watched(&loaded.files, load);
+            match new.and_then(|new| node.reload(&new.config).map(|()| new)) {
+                Ok(new) => {
+                    tell_difference(&loaded, &new);
+                    loaded = new;
+                }
+                Err(error) => tracing::error!("the configuration is not reloaded, and stays what it was:\n{error:#}"),
+            }
         }
-        tracing::info!(grace_ms = config.shutdown.grace.as_millis() as u64, "shutting down; again to stop at once");
+        let grace_ms = loaded.config.shutdown.grace.as_millis() as u64;
+        tracing::info!(grace_ms, "shutting down; again to stop at once");
         tokio::select! {
             () = node.drain() => {}
             _ = terminate.recv() => {}
@@ -64,6 +90,46 @@ pub(super) fn serve(
         }
         anyhow::Ok(())
     })
+}
+
+/// Makes the configuration anew, under a watch over its files that began before they were read, so that nothing written
+/// meanwhile is missed. `files` are those of the last one.
+fn watched(files: &[PathBuf], load: Load<'_>) -> (Watch, anyhow::Result<Loaded>) {
+    let mut files = files.to_owned();
+    loop {
+        let watch = Watch::over(&files);
+        match load() {
+            Ok(new) if new.files != files => files = new.files,
+            result => return (watch, result),
+        }
+    }
+}
+
+/// Logs what another configuration has changed.
+fn tell_difference(old: &Loaded, new: &Loaded) {
+    for warning in new.config.warnings.iter().filter(|warning| !old.config.warnings.contains(warning)) {
+        tracing::warn!("{warning}");
+    }
+    let changes = difference(old, new).changes;
+    tracing::info!(changes = changes.len(), "configuration reloaded");
+    for change in changes {
+        if change.needs_restart {
+            tracing::warn!("{change}; needs a restart, until then it stays as it was");
+        } else {
+            tracing::info!("{change}");
+        }
+    }
+}
+
+/// Makes the directories of unix sockets. Where that fails, listening there says why.
+fn make_directories(listeners: &[Listener]) {
+    for listener in listeners {
+        if let Address::Unix(path) = &listener.address
+            && let Some(directory) = path.parent()
+        {
+            let _ = std::fs::create_dir_all(directory);
+        }
+    }
 }
 
 /// Adds to an address that cannot be had where it is chosen.

@@ -12,6 +12,9 @@ pub struct Args {
     /// Configuration file, .toml or .yaml
     #[arg(long, value_name = "FILE", env = "HYDRANT_CONFIG")]
     pub config: Option<PathBuf>,
+    /// Push1ST's server.yml, with its apps: read as if it was written for this server
+    #[arg(long, value_name = "FILE")]
+    pub push1st: Option<PathBuf>,
     /// File of KEY=VALUE lines, added to the environment: how the GUSHER_ variables are often kept. Repeatable
     #[arg(short = 'e', long = "env-file", value_name = "FILE")]
     pub env_files: Vec<PathBuf>,
@@ -25,7 +28,7 @@ impl Args {
     ///
     /// # Errors
     /// All that is wrong with the sources, at once.
-    pub fn load(self, overrides: Overrides) -> Result<Loaded, ConfigError> {
+    pub fn load(&self, overrides: Overrides) -> Result<Loaded, ConfigError> {
         let mut env = BTreeMap::new();
         let mut add = |variables: Vec<(String, String)>| {
             for (name, value) in variables {
@@ -40,6 +43,15 @@ impl Args {
         }
         add(process_env());
         let env: Vec<_> = env.into_iter().collect();
-        load(&Sources { file: self.config, legacy_env: env.clone(), env, set: self.set, overrides })
+        let mut loaded = load(&Sources {
+            file: self.config.clone(),
+            push1st: self.push1st.clone(),
+            legacy_env: env.clone(),
+            env,
+            set: self.set.clone(),
+            overrides,
+        })?;
+        loaded.files.extend(self.env_files.iter().cloned());
+        Ok(loaded)
     }
 }

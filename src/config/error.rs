@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 
 use super::tree::Origin;
 
@@ -112,6 +113,8 @@ pub(super) struct Findings {
     pub(super) warnings: Vec<String>,
     /// Where each key's value comes from, by dotted path; the keys not here have their default.
     pub(super) origins: BTreeMap<String, Origin>,
+    /// Files and directories that were looked into, beside those that values name.
+    pub(super) files: BTreeSet<PathBuf>,
     failed: BTreeSet<String>,
 }
 

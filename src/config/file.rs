@@ -112,6 +112,13 @@ fn toml_node(value: &TomlSpanned<DeValue<'_>>, place: &dyn Fn(Range<usize>) -> O
 
 /// Parses YAML (1.2). A key without a value counts as not written.
 pub(super) fn yaml(source: &Arc<SourceText>, found: &mut Findings) -> Option<Node> {
+    let mut root = yaml_with_empty_keys(source, found)?;
+    root.drop_empty_keys();
+    Some(root)
+}
+
+/// Parses YAML (1.2). A key without a value is there, with nothing as its value.
+pub(super) fn yaml_with_empty_keys(source: &Arc<SourceText>, found: &mut Findings) -> Option<Node> {
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! { max_depth: YAML_DEPTH_MAX },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: YAML_REPEATED_MAX },
@@ -149,7 +156,16 @@ enum Yaml {
     Other(&'static str),
     Text(String),
     List(Vec<YamlSpanned<Yaml>>),
-    Table(Vec<(YamlSpanned<String>, YamlSpanned<Yaml>)>),
+    Table(Vec<(YamlSpanned<Key>, YamlSpanned<Yaml>)>),
+}
+
+/// A key: its text, or none for one of another type, which goes by the characters it was written with.
+struct Key(Option<String>);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Yaml::deserialize(deserializer).map(|key| Key(if let Yaml::Text(text) = key { Some(text) } else { None }))
+    }
 }
 
 fn yaml_node(yaml: YamlSpanned<Yaml>, source: &Arc<SourceText>) -> Node {
@@ -169,12 +185,12 @@ fn yaml_node(yaml: YamlSpanned<Yaml>, source: &Arc<SourceText>) -> Node {
             Value::List(items.into_iter().map(|item| yaml_node(item, source)).collect())
         }
         Yaml::Table(entries) => {
-            let written = entries.into_iter().filter(|(_, value)| !matches!(value.value, Yaml::Null));
-            let entry = |(key, value): (YamlSpanned<String>, _)| {
+            let entry = |(key, value): (YamlSpanned<Key>, _)| {
                 let key_at = Origin::File(source.clone(), span(key.referenced));
-                (key.value, Entry { key_at, node: yaml_node(value, source) })
+                let written = source.text.get(span(key.defined)).unwrap_or_default();
+                (key.value.0.unwrap_or_else(|| written.to_owned()), Entry { key_at, node: yaml_node(value, source) })
             };
-            Value::Table(written.map(entry).collect())
+            Value::Table(entries.into_iter().map(entry).collect())
         }
         scalar => {
             raw = source.text.get(span(yaml.defined)).map(str::to_owned);

@@ -109,6 +109,7 @@ fn app(w: &mut impl Walk, app: &mut App) {
     w.number("client_event_bytes_max", COUNT, &mut app.client_event_bytes_max);
     w.number("event_bytes_max", COUNT, &mut app.event_bytes_max);
     w.key("legacy_push1st_tokens", &mut app.legacy_push1st_tokens);
+    w.key("legacy_channel_names", &mut app.legacy_channel_names);
     w.key("legacy_presence", &mut app.legacy_presence);
     w.list("hooks", &mut app.hooks, Hook::blank, hook); // last: in TOML, no key of the app may follow
 }

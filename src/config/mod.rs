@@ -5,7 +5,8 @@
 //! and once to print it (`print`). `validate` then looks at what no single value shows. All problems of all sources are
 //! reported together.
 //!
-//! A source counts more than those before it: defaults, `GUSHER_*`, the file, `HYDRANT_*`, `--set`, other flags.
+//! A source counts more than those before it: defaults, the variables of other servers (`REVERB_*` and `PUSHER_APP_*`,
+//! `GUSHER_*`, `SOKETI_*`), Push1ST's files, the file, `HYDRANT_*`, `--set`, other flags.
 
 mod env;
 mod error;
@@ -15,6 +16,7 @@ mod legacy;
 mod overrides;
 mod print;
 mod read;
+mod reload;
 mod tree;
 mod validate;
 mod values;
@@ -35,6 +37,7 @@ pub use env::{process_env, read_env_file};
 pub use error::{ConfigError, ErrorKind};
 pub use overrides::Overrides;
 pub use print::print_effective;
+pub use reload::{Change, Difference, What, difference};
 pub use values::{
     Address, ChannelKind, Door, FileMode, HookEvent, HookFormat, HookTarget, LogFormat, PublicKeyPem, Secret, SecretUrl,
 };
@@ -136,7 +139,8 @@ pub struct App {
     pub publishes_per_s: usize,
     /// Queries to this node per second; 0 = no limit. Beyond it: 429.
     pub reads_per_s: usize,
-    /// Client events of one connection per second; 0 = no limit. Beyond it: error 4301, and the event is dropped.
+    /// Client events of one connection per second; 0 = no limit. Beyond it: error 4301, and the event is dropped; a raw
+    /// Push1ST socket, which has no errors, is closed with 1008.
     pub client_events_per_s: usize,
     /// `data` of one client event, in bytes. Beyond it: an error, and the event is dropped.
     pub client_event_bytes_max: usize,
@@ -144,6 +148,8 @@ pub struct App {
     pub event_bytes_max: usize,
     /// Whether access tokens that Push1ST itself made are accepted.
     pub legacy_push1st_tokens: bool,
+    /// Whether Pusher clients and backends may name channels by any characters, as Push1ST lets them.
+    pub legacy_channel_names: bool,
     /// Whether a signed presence subscription without a `user_id` is accepted, without making a member.
     pub legacy_presence: bool,
     /// Who is told what happens on its channels.
@@ -325,6 +331,7 @@ impl App {
             client_event_bytes_max: 10_240,
             event_bytes_max: 10_240,
             legacy_push1st_tokens: false,
+            legacy_channel_names: false,
             legacy_presence: false,
             hooks: Vec::new(),
         }
@@ -359,8 +366,10 @@ pub struct Sources {
     /// Environment variables; those that begin with `HYDRANT_` count, except `HYDRANT_CONFIG` and
     /// `HYDRANT_PUBLISH_TOKEN`.
     pub env: Vec<(String, String)>,
-    /// Environment variables; those that begin with `GUSHER_` count.
+    /// Environment variables; those count that other servers have: `GUSHER_*`, `SOKETI_*`, `REVERB_*`, `PUSHER_APP_*`.
     pub legacy_env: Vec<(String, String)>,
+    /// Push1ST's `server.yml`; it names the files of its apps.
+    pub push1st: Option<PathBuf>,
     /// `--set` flags, each `key=value`.
     pub set: Vec<String>,
     /// Flags with a name of their own.
@@ -372,6 +381,8 @@ pub struct Sources {
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
+    /// Every file that it was made from or that it names, and the directories in which files were looked for.
+    pub files: Vec<PathBuf>,
     /// Origins of what is not a default, by dotted path.
     origins: BTreeMap<String, Origin>,
 }
@@ -398,7 +409,14 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let mut found = Findings::default();
     let known = keys::settable();
     let mut tree = legacy::gusher::variables(&sources.legacy_env, &mut found);
+    tree.overlay(legacy::soketi::variables(&sources.legacy_env, &mut found));
     let mut is_readable = true;
+    if let Some(path) = &sources.push1st {
+        match legacy::push1st::load(path, &mut found) {
+            Some(import) => tree.overlay(import),
+            None => is_readable = false,
+        }
+    }
     if let Some(path) = &sources.file {
         match file::load(path, &mut found) {
             Some(file) => tree.overlay(file),
@@ -408,14 +426,22 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     tree.overlay(env::variables(&sources.env, &known, &mut found));
     tree.overlay(env::set_flags(&sources.set, &known, &mut found));
     tree.overlay(sources.overrides.to_tree(&tree, &mut found));
+    if is_readable && !tree.has("apps") {
+        let above = std::mem::replace(&mut tree, legacy::laravel::variables(&sources.legacy_env, &mut found));
+        tree.overlay(above);
+    }
     let mut config = Config::default();
     // What stands in an unreadable file is missing in the tree: to look on would find fault with what is not wrong.
     if is_readable {
         read::config(tree, &mut config, &mut found);
         validate::config(&config, &mut found);
-        legacy::gusher::warn_of_open_master(&config, &mut found);
+        legacy::warn_of_open_listeners(&config, &mut found);
     }
     config.warnings = std::mem::take(&mut found.warnings);
     let origins = std::mem::take(&mut found.origins);
-    found.into_error().map_or(Ok(Loaded { config, origins }), Err)
+    let mut files = reload::Values::of(&config).files;
+    files.extend(sources.file.clone().into_iter().chain(std::mem::take(&mut found.files)));
+    files.sort();
+    files.dedup();
+    found.into_error().map_or(Ok(Loaded { config, files, origins }), Err)
 }

@@ -424,6 +424,7 @@ fn later_sources_win_and_lines_say_which() {
             ("HYDRANT_PORT_6001_TCP_ADDR", "10.0.0.1"),
             ("PATH", "/bin"),
         ]),
+        push1st: None,
         set: vec![
             "limits.user_id_bytes_max=3".into(),
             "gusher.session_secret=12345678901234567890".into(),
@@ -666,6 +667,408 @@ fn gusher_variables_that_do_not_fit() {
 }
 
 #[test]
+fn differences() {
+    const APPS: &str = "[[apps]]\nid = 'shop'\nkey = 'k'\nsecret = 's'\nprevious_secrets = ['r']\n\
+                        gusher_public_keys = ['a.pem']\n[[apps.hooks]]\nurl = 'http://u:p@h/'\n";
+    #[track_caller]
+    fn check(old: &str, new: &str, expected: &[&str]) {
+        let files = Files::new(&[("a.pem", PEM), ("b.pem", &PEM.replace("QUJD", "REVG")), ("s1", "x"), ("s2", "y")]);
+        std::fs::write(files.path("h.toml"), old).unwrap();
+        let load = || load(&Sources { file: Some(files.path("h.toml")), ..Sources::default() });
+        let old = load().unwrap_or_else(|error| panic!("{error}"));
+        std::fs::write(files.path("h.toml"), new).unwrap();
+        std::fs::rename(files.path("b.pem"), files.path("a.pem")).unwrap();
+        std::fs::rename(files.path("s2"), files.path("s1")).unwrap();
+        let new = load().unwrap_or_else(|error| panic!("{error}"));
+        let directory = format!("{}/", files.0.path().display());
+        let difference = difference(&old, &new);
+        let shown = |change: &Change| {
+            let restart = if change.needs_restart { " (restart)" } else { "" };
+            format!("{}{restart}", change.to_string().replace(&directory, ""))
+        };
+        assert_eq!(difference.changes.iter().map(shown).collect::<Vec<_>>(), expected);
+        assert!(!format!("{difference:?}").contains("hush"));
+    }
+    check("", "", &[]);
+    check("", "limits.outbox_bytes_max = 5", &["limits.outbox_bytes_max: 1048576 -> 5"]);
+    check("limits.body_bytes_max = 7", "", &["limits.body_bytes_max: 7 -> 10485760"]);
+    // a file with something else in it is another value
+    check(APPS, APPS, &["apps[shop].gusher_public_keys changed"]);
+    let named = "gusher.session_secret_file = 's1'";
+    check(named, named, &["gusher.session_secret_file changed"]);
+    let keyless = APPS.replace("gusher_public_keys = ['a.pem']\n", "");
+    check(&keyless, &keyless.replace("'s'", "'hush'"), &["apps[shop].secret changed"]);
+    let rotated = keyless.replace("['r']", "['r', 'hush']");
+    check(&keyless, &rotated, &["apps[shop].previous_secrets: [\"***\"] -> [\"***\", \"***\"]"]);
+    check(&keyless, &keyless.replace("u:p@", "u:hush@"), &["apps[shop].hooks[0].url changed"]);
+    // items that come or go are one change each, and the others are what they were
+    let two = format!("[[apps]]\nid = 'new'\nkey = 'l'\nhooks = [{{url = 'lua://a'}}]\n{keyless}");
+    check(&keyless, &two, &["apps[new] added"]);
+    check(&two, &keyless, &["apps[new] removed"]);
+    check(&keyless, &keyless.replace("[[apps.hooks]]\nurl = 'http://u:p@h/'", ""), &["apps[shop].hooks[0] removed"]);
+    check(&keyless, &keyless.replace("'shop'", "'mall'"), &["apps[mall] added", "apps[shop] removed"]);
+    check(
+        "node.shards = 1",
+        "node.shards = 2\nlog.level = 'warn'\n[gusher]\nlegacy_pong = true\nremote.redis = 'redis://h'\n\
+         [[listen]]\naddress = '127.0.0.1:1'\ndoors = ['gusher']",
+        &[
+            "gusher.legacy_pong: false -> true",
+            "gusher.remote.in_flight_max: none -> 1024 (restart)",
+            "gusher.remote.redis: none -> \"redis://h\" (restart)",
+            "gusher.remote.timeout_ms: none -> 5000 (restart)",
+            "listen[0].address: \"0.0.0.0:6001\" -> \"127.0.0.1:1\" (restart)",
+            "listen[1] removed (restart)",
+            "listen[2] removed (restart)",
+            "log.level: \"info\" -> \"warn\" (restart)",
+            "node.shards: 1 -> 2 (restart)",
+        ],
+    );
+}
+
+#[test]
+fn every_file_is_known() {
+    let text = "[[apps]]\nid = 'a'\nkey = 'k'\nsecret_file = 's'\ngusher_public_keys = ['a.pem']\n\
+                [[apps.hooks]]\nurl = 'lua://hook.lua'\n[gusher]\nsession_secret_file = 't'\n";
+    let files = Files::new(&[("h.toml", text), ("s", "x"), ("t", "y"), ("a.pem", PEM), ("server.yml", SERVER_YML)]);
+    std::fs::create_dir(files.path("apps")).unwrap();
+    std::fs::write(files.path("apps/a.yml"), APPS_YML).unwrap();
+    let sources =
+        Sources { file: Some(files.path("h.toml")), push1st: Some(files.path("server.yml")), ..Sources::default() };
+    let names = ["a.pem", "apps", "apps/a.yml", "h.toml", "hook.lua", "s", "server.yml", "t"];
+    assert_eq!(load(&sources).unwrap().files, names.map(|name| files.path(name)));
+}
+
+const SERVER_YML: &str = "\
+ssl:
+  - &shared
+    key: # private key
+server:
+  proto: [pusher, mqtt, websocket]
+  threads: 5
+  listen: tcp://*:6001
+  ssl: { enable: false, *shared }
+  app-path: app/
+  pusher: { path: /pusher/, activity-timeout: 20, whitelist: [] }
+  websocket:
+    path: /ws/
+    push: { public, private }
+cluster:
+  listen: udp://*:8001
+api:
+  keep-alive-timeout: 10
+  interface: pusher
+  ssl: { enable: true, *shared }
+  path: /x/apps/
+  whitelist: []
+  listen: [tcp://*:6002/, unix://api.sock]
+  module: { smpp: { enable: true, path: /smpp/ } }
+credentials:
+  - apps/*.yml
+log: {}
+tpyo: 1
+";
+
+const APPS_YML: &str = "\
+app-test:
+  enable: yes
+  name: A test
+  key: app-key
+  secret: 123456
+  options: { client-messages: true, statistic: false }
+  channels: [public, presence, protcted]
+  origins: [https://a.example/]
+  hook:
+    trigger: [register, push]
+    http-pipelining: false
+    endpoint: [http://127.0.0.1:6002/, lua://hook.lua, none://x, http://127.0.0.1:6002/]
+9:
+  key: nine
+  secret:
+  channels: [private]
+  enable: off
+no-channels:
+  key: x
+";
+
+#[test]
+fn a_push1st_deployment_starts_unchanged() {
+    let files = Files::new(&[("server.yml", SERVER_YML)]);
+    std::fs::create_dir(files.path("apps")).unwrap();
+    std::fs::write(files.path("apps/a.YML"), APPS_YML).unwrap();
+    std::fs::write(files.path("apps/b.yml"), "app-test: {key: other, channels: [public]}\n").unwrap();
+    std::fs::write(files.path("apps/c.yaml"), "- no app\n").unwrap();
+    let sources = Sources { push1st: Some(files.path("server.yml")), ..Sources::default() };
+    let config = load(&sources).unwrap_or_else(|error| panic!("{error}")).config;
+    let [public, api, unix, ops] = &config.listen[..] else { panic!("{:?}", config.listen) };
+    assert_eq!(public.address.to_string(), "0.0.0.0:6001");
+    assert_eq!((&public.doors[..], public.trusted), (&[Door::Pusher, Door::Push1stSocket][..], false));
+    assert_eq!((api.address.to_string().as_str(), &api.doors[..]), ("0.0.0.0:6002", &[Door::Push1st][..]));
+    assert!(api.trusted && api.allow.len() == 2 && api.hosts == ["*"] && api.path_prefix == "/x");
+    assert_eq!(unix.address, Address::Unix(files.path("api.sock")));
+    assert!(unix.trusted && unix.allow.is_empty());
+    assert_eq!(ops.doors, [Door::Ops]);
+    assert_eq!(config.pusher.activity_timeout, Duration::from_secs(20));
+    assert_eq!(config.limits.keep_alive_timeout, Duration::from_secs(10));
+    let hook = |target| Hook {
+        target,
+        format: HookFormat::Push1st,
+        events: vec![HookEvent::Register, HookEvent::Push],
+        ..Hook::blank()
+    };
+    let kinds = |kinds: &[ChannelKind]| kinds.to_vec();
+    let blank = || App {
+        socket_push: kinds(&[ChannelKind::Private, ChannelKind::Public]),
+        legacy_push1st_tokens: true,
+        legacy_channel_names: true,
+        legacy_presence: true,
+        ..App::blank()
+    };
+    let expected = [
+        App { id: "9".into(), key: "nine".into(), enabled: false, channels: kinds(&[ChannelKind::Private]), ..blank() },
+        App {
+            id: "app-test".into(),
+            key: "app-key".into(),
+            secret: Some(Secret::new("123456")),
+            origins: vec!["https://a.example".into()],
+            channels: kinds(&[ChannelKind::Public, ChannelKind::Presence]),
+            client_events: true,
+            hooks: vec![
+                hook(HookTarget::Http(SecretUrl::new("http://127.0.0.1:6002/"))),
+                hook(HookTarget::Lua(files.path("hook.lua"))),
+            ],
+            ..blank()
+        },
+    ];
+    assert_eq!(format!("{:#?}", config.apps), format!("{expected:#?}"));
+    assert_eq!(config.apps[1].secret.as_ref().unwrap().expose(), "123456");
+    let directory = format!("{}/", files.0.path().display());
+    let warnings: Vec<String> = config.warnings.iter().map(|warning| warning.replace(&directory, "")).collect();
+    let expected = [
+        "server.yml:14: `cluster` is ignored: nodes do not talk to each other over UDP",
+        "server.yml:26: `log` is ignored: the log is the process's output",
+        "server.yml:6: `server.threads` is ignored: there is one thread per core",
+        "server.yml:5: MQTT is not served",
+        "server.yml:13: sockets may push to the kinds of channels in `push` only; Push1ST lets them push to presence \
+         and protected channels whatever it says",
+        "server.yml:19: `api.ssl` is ignored: TLS is left to a proxy in front",
+        "server.yml:23: SMPP is not served",
+        "apps/a.YML:7: `protcted` is ignored: did you mean protected?",
+        "apps/a.YML:12: this endpoint is ignored: it is neither http:// nor",
+        "apps/a.YML:18: `no-channels` is ignored: it has no `channels`",
+        "apps/b.yml:1: `app-test` is ignored: an app before it has the same id or key",
+        "server.yml:27: `tpyo` is ignored: there is no such setting",
+        "server.yml:22: the API on 0.0.0.0:6002 knows no credentials and is open to whoever reaches it, as it was.",
+    ];
+    assert_eq!(warnings.len(), expected.len(), "{warnings:#?}");
+    for (warning, expected) in warnings.iter().zip(expected) {
+        assert!(warning.starts_with(expected), "{warning}\n{expected}");
+    }
+    // what another source says replaces it
+    let listen = "listen = [{address = '127.0.0.1:1', doors = ['pusher']}]".to_owned();
+    let restricted = load(&Sources { set: vec![listen, "apps=[]".into()], ..sources }).unwrap().config;
+    assert_eq!((restricted.listen.len(), restricted.apps.len()), (1, 0));
+    assert!(!restricted.warnings.iter().any(|warning| warning.contains("knows no credentials")));
+}
+
+#[test]
+fn push1st_files_that_do_not_fit() {
+    fn loaded(server: &str) -> Result<Loaded, String> {
+        let files = Files::new(&[("server.yml", server)]);
+        let directory = format!("{}/", files.0.path().display());
+        load(&Sources { push1st: Some(files.path("server.yml")), ..Sources::default() })
+            .map_err(|error| error.to_string().replace(&directory, ""))
+    }
+    #[track_caller]
+    fn check(server: &str, expected: &str) {
+        let error = loaded(server).err().unwrap_or_else(|| "none".into());
+        assert!(error.starts_with(expected), "{error}");
+    }
+    let server = |rest: &str| format!("server: {{proto: [pusher], pusher: {{}}, {rest}}}\n");
+    check("channels: {}\n", "server.yml:1:1: `server` is missing: this is no server.yml of Push1ST");
+    check("a: [\n", "server.yml:1:4: unclosed bracket");
+    check(&server("listen: 'udp://*:1'"), "server.yml:1:47: expected tcp://HOST:PORT or unix://PATH, found the text");
+    check(&server("listen: [1]"), "server.yml:1:47: expected tcp://HOST:PORT, found a list");
+    check(&server("listen: tcp://push1st:6001"), "server.yml:1:47 listen[0].address: use an IP address");
+    check(&server("listen: false"), "none");
+    check(&format!("{}credentials: nowhere/*.yml", server("listen: false")), "server.yml:2:14: cannot read the direc");
+    check("server: {proto: [pusher], pusher: {activity-timeout: x}}", "server.yml:1:54 pusher.activity_timeout_ms: ex");
+
+    let listen = |text: &str| loaded(text).unwrap_or_else(|error| panic!("{error}")).config.listen;
+    let nets = |nets: &[&str]| nets.iter().map(|net| net.parse().unwrap()).collect::<Vec<IpNet>>();
+    let api = listen("server: {}\napi: {listen: 'tcp://*:6002', whitelist: [10.0.0.0/8, office]}");
+    assert_eq!(api[0].allow, nets(&["10.0.0.0/8"]));
+    let api = listen("server: {}\napi: {listen: 'tcp://localhost:6002'}");
+    assert_eq!((api[0].address.to_string().as_str(), api[0].allow.len()), ("127.0.0.1:6002", 0));
+    let both = |pusher: &str, websocket: &str| {
+        let protocols = format!("pusher: {{whitelist: {pusher}}}, websocket: {{whitelist: {websocket}}}");
+        listen(&format!("server: {{proto: [pusher, websocket], listen: 'tcp://*:1', {protocols}}}"))[0].allow.clone()
+    };
+    assert_eq!(both("[10.0.0.1/32]", "[10.0.0.1/32]"), nets(&["10.0.0.1/32"]));
+    assert_eq!(both("[10.0.0.1/32]", "[]"), []);
+    let unserved = loaded("server: {proto: [pusher], listen: 'tcp://*:1'}").unwrap().config;
+    assert_eq!(unserved.listen.len(), 1, "operations only");
+    assert!(unserved.warnings[0].contains("`server.pusher` is missing, so it is not served"));
+}
+
+#[test]
+fn soketi_variables() {
+    fn loaded(vars: &[(&str, &str)]) -> Config {
+        load(&Sources { legacy_env: pairs(vars), ..Sources::default() }).unwrap_or_else(|e| panic!("{e}")).config
+    }
+    let config = loaded(&[
+        ("SOKETI_DEFAULT_APP_ID", "1"),
+        ("SOKETI_DEFAULT_APP_KEY", "k"),
+        ("SOKETI_DEFAULT_APP_SECRET", "s"),
+        ("SOKETI_DEFAULT_APP_ENABLE_CLIENT_MESSAGES", "1"),
+        ("SOKETI_DEFAULT_APP_USER_AUTHENTICATION", "true"),
+        ("SOKETI_USER_AUTHENTICATION_TIMEOUT", "3000"),
+        ("SOKETI_DEFAULT_APP_MAX_CONNS", "-1"),
+        ("SOKETI_DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SEC", "100"),
+        ("SOKETI_DEFAULT_APP_MAX_CLIENT_EVENTS_PER_SEC", "-1"),
+        ("SOKETI_PRESENCE_MAX_MEMBER_SIZE", "1.5"),
+        ("SOKETI_EVENT_MAX_SIZE_IN_KB", "100"),
+        ("SOKETI_CHANNEL_CACHE_TTL", "60"),
+        ("SOKETI_HTTP_MAX_REQUEST_SIZE", "2"),
+        ("SOKETI_WEBHOOKS_BATCHING", "1"),
+        (
+            "SOKETI_DEFAULT_APP_WEBHOOKS",
+            "[{\"url\":\"https://h/x\",\"event_types\":[\"member_added\",\"x\"],\"filters\":\
+             {\"channel_name_starts_with\":\"a-\"}},{\"lambda_function\":\"f\",\"event_types\":[]}]",
+        ),
+        ("SOKETI_PORT", "7001"),
+        ("SOKETI_HOST", "::1"),
+        ("SOKETI_PATH_PREFIX", "/ws/"),
+        ("SOKETI_METRICS_SERVER_PORT", "7601"),
+        ("SOKETI_METRICS_ENABLED", "1"),
+        ("SOKETI_DEBUG", "1"),
+        ("SOKETI_ADAPTER_DRIVER", "redis"),
+        ("SOKETI_QUEUE_DRIVER", "sync"),
+        ("SOKETI_DEFAULT_APP_IDD", "2"),
+        ("SOKETI_EMPTY", ""),
+    ]);
+    let [public, ops] = &config.listen[..] else { panic!("{:?}", config.listen) };
+    assert_eq!((public.address.to_string().as_str(), public.path_prefix.as_str()), ("[::1]:7001", "/ws"));
+    assert_eq!((&public.doors[..], ops.address.to_string().as_str()), (&[Door::Pusher][..], "127.0.0.1:7601"));
+    let hook = Hook {
+        target: HookTarget::Http(SecretUrl::new("https://h/x")),
+        events: vec![HookEvent::MemberAdded],
+        channel_prefix: vec!["a-".into()],
+        batch: Duration::from_millis(50),
+        ..Hook::blank()
+    };
+    let expected = App {
+        id: "1".into(),
+        key: "k".into(),
+        secret: Some(Secret::new("s")),
+        client_events: true,
+        authorized_connections: true,
+        authorize_timeout: Duration::from_secs(3),
+        publishes_per_s: 100,
+        client_events_per_s: 0,
+        presence_member_bytes_max: 1536,
+        event_bytes_max: 102_400,
+        client_event_bytes_max: 102_400,
+        hooks: vec![hook],
+        ..App::blank()
+    };
+    assert_eq!(format!("{:#?}", config.apps), format!("{:#?}", [expected]));
+    assert_eq!(config.limits.cache_ttl, Duration::from_secs(60));
+    assert_eq!(config.limits.body_bytes_max, 2 << 20);
+    assert_eq!(config.log.level, "debug");
+    let expected = [
+        "SOKETI_DEFAULT_APP_WEBHOOKS: webhook 1 names events that there are not",
+        "SOKETI_DEFAULT_APP_WEBHOOKS: webhook 2 is ignored: it has no url",
+        "SOKETI_METRICS_ENABLED: metrics are on 127.0.0.1:7601, which other machines do not reach",
+        "SOKETI_ADAPTER_DRIVER is ignored: there is one node",
+        "SOKETI_DEFAULT_APP_IDD is ignored: there is no such setting; did you mean SOKETI_DEFAULT_APP_ID?",
+    ];
+    assert_eq!(config.warnings.len(), expected.len(), "{:#?}", config.warnings);
+    for (warning, expected) in config.warnings.iter().zip(expected) {
+        assert!(warning.starts_with(expected), "{warning}");
+    }
+
+    let config = loaded(&[("SOKETI_DEFAULT_APP_SECRET", "s")]);
+    assert_eq!((config.apps[0].id.as_str(), config.apps[0].key.as_str()), ("app-id", "app-key"));
+    assert_eq!(config.listen[0].address.to_string(), "0.0.0.0:6001");
+    // a secret that everybody knows is none
+    let config = loaded(&[("SOKETI_DEFAULT_APP_KEY", "k"), ("SOKETI_PRESENCE_MAX_MEMBERS", "5")]);
+    assert!(config.apps.is_empty());
+    let warning = "SOKETI_DEFAULT_APP_SECRET is not set, so there is no such app, and SOKETI_DEFAULT_APP_KEY, \
+                   SOKETI_PRESENCE_MAX_MEMBERS say nothing";
+    assert_eq!(config.warnings[0], warning);
+
+    #[track_caller]
+    fn check(name: &str, value: &str, expected: &str) {
+        let vars = pairs(&[("SOKETI_DEFAULT_APP_SECRET", "s"), (name, value)]);
+        let error = load(&Sources { legacy_env: vars, ..Sources::default() }).unwrap_err().to_string();
+        assert_eq!(error, format!("{name}: {expected}"));
+    }
+    check("SOKETI_PORT", "x", "`x` is no port: ports are numbers from 0 to 65535");
+    check("SOKETI_EVENT_MAX_BATCH_SIZE", "ten", "expected a whole number, found the text \"ten\"");
+    check("SOKETI_PRESENCE_MAX_MEMBERS", "-2", "expected a whole number, found the text \"-2\"");
+    check("SOKETI_DEFAULT_APP_ENABLED", "maybe", "expected true or false");
+    check(
+        "SOKETI_DEFAULT_APP_MAX_CONNS",
+        "0",
+        "0 would refuse everything, and is no limit here: -1 is no limit to soketi",
+    );
+    check(
+        "SOKETI_DEFAULT_APP_WEBHOOKS",
+        "{}",
+        "expected JSON, as in [{\"url\": \"https://…\", \"event_types\": [\"channel_occupied\"]}]",
+    );
+}
+
+#[test]
+fn laravel_variables_count_only_alone() {
+    fn loaded(vars: &[(&str, &str)], set: &[&str]) -> Config {
+        let set = set.iter().map(|flag| (*flag).to_owned()).collect();
+        load(&Sources { legacy_env: pairs(vars), set, ..Sources::default() }).unwrap().config
+    }
+    const PUSHER: [(&str, &str); 3] = [("PUSHER_APP_ID", "1"), ("PUSHER_APP_KEY", "k"), ("PUSHER_APP_SECRET", "s")];
+    const REVERB: [(&str, &str); 9] = [
+        ("REVERB_APP_ID", "2"),
+        ("REVERB_APP_KEY", "l"),
+        ("REVERB_APP_SECRET", "t"),
+        ("REVERB_SERVER_PORT", "8081"),
+        ("REVERB_MAX_REQUEST_SIZE", "50000"),
+        ("REVERB_APP_MAX_MESSAGE_SIZE", "20000"),
+        ("REVERB_APP_ACTIVITY_TIMEOUT", "30"),
+        ("REVERB_SCALING_ENABLED", "true"),
+        ("REVERB_HOST", "ws.example"),
+    ];
+    let ids = |config: &Config| config.apps.iter().map(|app| app.id.clone()).collect::<Vec<_>>();
+    let config = loaded(&PUSHER, &[]);
+    assert_eq!(ids(&config), ["1"]);
+    assert!(config.warnings[0].starts_with("the app is that of PUSHER_APP_ID, PUSHER_APP_KEY, PUSHER_APP_SECRET"));
+    assert!(ids(&loaded(&PUSHER[..2], &[])).is_empty());
+    assert!(ids(&loaded(&[PUSHER[0], PUSHER[1], ("PUSHER_APP_SECRET", "")], &[])).is_empty());
+
+    let both = [&PUSHER[..], &REVERB].concat();
+    let config = loaded(&both, &[]);
+    assert_eq!(ids(&config), ["2"]);
+    assert_eq!(config.listen[0].address.to_string(), "0.0.0.0:8081");
+    assert_eq!(config.listen[0].doors, [Door::Pusher]);
+    let app = &config.apps[0];
+    assert_eq!((app.event_bytes_max, app.client_event_bytes_max, app.client_events), (50_000, 20_000, true));
+    assert_eq!((config.limits.body_bytes_max, config.limits.message_bytes_max), (50_000, 20_000));
+    assert_eq!(config.pusher.activity_timeout, Duration::from_secs(30));
+    assert_eq!(config.warnings, ["REVERB_SCALING_ENABLED is ignored: there is one node"]);
+    let refused = [&REVERB[..], &[("REVERB_APP_ACCEPT_CLIENT_EVENTS_FROM", "none")]].concat();
+    assert!(!loaded(&refused, &[]).apps[0].client_events);
+
+    // another source's apps leave nothing of them
+    for (more, set) in [(None, Some("apps=[{id='3',key='m'}]")), (Some(("SOKETI_DEFAULT_APP_SECRET", "s")), None)] {
+        let vars: Vec<_> = both.iter().copied().chain(more).collect();
+        let config = loaded(&vars, &set.into_iter().collect::<Vec<_>>());
+        assert_eq!(config.apps.len(), 1);
+        assert!(!["1", "2"].contains(&config.apps[0].id.as_str()));
+        assert_eq!(config.listen[0].address.to_string(), "0.0.0.0:6001");
+        assert_eq!(config.limits.body_bytes_max, Config::default().limits.body_bytes_max);
+    }
+}
+
+#[test]
 fn env_files() {
     let files = Files::new(&[
         (
@@ -794,7 +1197,8 @@ fn the_docs_name_every_key_and_variable() {
     for path in keys::all() {
         assert!(DOCS.contains(&format!("| `{path}` |")), "docs/configuration.md lacks {path}");
     }
-    for name in legacy::gusher::names() {
+    let names = legacy::gusher::names().chain(legacy::laravel::names()).map(str::to_owned);
+    for name in names.chain(legacy::soketi::names()) {
         assert!(DOCS.contains(&format!("`{name}`")), "docs/configuration.md lacks {name}");
     }
 }
@@ -814,6 +1218,13 @@ fn scraps() -> impl Strategy<Value = String> {
         "gusher",
         "outbox_bytes_max",
         "unix_mode",
+        "server:",
+        "api:",
+        "credentials:",
+        "listen: ",
+        "tcp://*:1",
+        "channels: [public]",
+        "hook:",
         "\"",
         "'",
         "'''",
@@ -876,7 +1287,7 @@ proptest! {
             let origins = std::mem::take(&mut found.origins);
             match found.into_error() {
                 Some(error) => drop(error.to_string()),
-                None => drop(print_effective(&Loaded { config, origins })),
+                None => drop(print_effective(&Loaded { config, files: Vec::new(), origins })),
             }
         }
         let mut found = Findings::default();
@@ -887,13 +1298,21 @@ proptest! {
             env: vec![value(&format!("HYDRANT_{name}")), value("HYDRANT_LISTEN"), value("HYDRANT_LOG__LEVEL")],
             legacy_env: vec![
                 value(&format!("GUSHER_{name}")), value("GUSHER_API_LISTEN"), value("GUSHER_MASTER_API_LISTEN"),
-                value("GUSHER_JOB_REDIS_ADDR"), value("GUSHER_API_URI_PREFIX"),
+                value("GUSHER_JOB_REDIS_ADDR"), value("GUSHER_API_URI_PREFIX"), value(&format!("SOKETI_{name}")),
+                value("SOKETI_DEFAULT_APP_SECRET"), value("SOKETI_DEFAULT_APP_WEBHOOKS"), value("SOKETI_PORT"),
+                value("SOKETI_HOST"), value("SOKETI_EVENT_MAX_SIZE_IN_KB"), value("REVERB_SERVER_HOST"),
             ],
             set: vec![text.clone(), format!("apps={text}"), format!("gusher.public_keys={text}")],
             overrides: Overrides { public: Some(text.clone()), apps: vec![text.clone()], ..Overrides::default() },
             ..Sources::default()
         };
         drop(load(&sources).map_err(|error| error.to_string()));
+        let files = Files::new(&[("server.yml", &text), ("app.yml", &text)]);
+        std::fs::write(files.path("apps.yml"), "server: {}\ncredentials: app.yml\n").unwrap();
+        for name in ["server.yml", "apps.yml"] {
+            let sources = Sources { push1st: Some(files.path(name)), ..Sources::default() };
+            drop(load(&sources).map_err(|error| error.to_string()));
+        }
     }
 }
 

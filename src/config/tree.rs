@@ -40,7 +40,7 @@ impl SourceText {
 pub(super) enum Origin {
     /// Nowhere: the built-in value.
     Default,
-    /// A `GUSHER_*` variable, by name.
+    /// A variable of another server, by name, or what else stands for one of its settings.
     Legacy(String),
     /// Bytes of a configuration file.
     File(Arc<SourceText>, Range<usize>),
@@ -172,6 +172,23 @@ impl Node {
                 }
             }
             (_, above) => *self = above,
+        }
+    }
+
+    /// Whether this is a table that has the key.
+    pub(super) fn has(&self, key: &str) -> bool {
+        matches!(&self.value, Value::Table(entries) if entries.contains_key(key))
+    }
+
+    /// Takes out the keys that have nothing as their value.
+    pub(super) fn drop_empty_keys(&mut self) {
+        match &mut self.value {
+            Value::Table(entries) => {
+                entries.retain(|_, entry| !matches!(entry.node.value, Value::Null));
+                entries.values_mut().for_each(|entry| entry.node.drop_empty_keys());
+            }
+            Value::List(items) => items.iter_mut().for_each(Node::drop_empty_keys),
+            _ => {}
         }
     }
 

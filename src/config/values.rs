@@ -19,6 +19,12 @@ pub(super) trait Setting: Sized {
     fn read(node: &Node) -> Result<Self, Vec<Wrong>>;
     /// The value as TOML, secrets masked; `None` if it is not set.
     fn write(&self) -> Option<String>;
+    /// What tells it from other values, hidden parts too; `None` if it is not set. Not to be shown to anybody.
+    fn identity(&self) -> Option<String> {
+        self.write()
+    }
+    /// Adds the files that it was read from, or names.
+    fn files(&self, _into: &mut Vec<PathBuf>) {}
 }
 
 /// A setting that counts something, so that a range can be asked of it.
@@ -73,6 +79,14 @@ impl<T: Setting> Setting for Option<T> {
     fn write(&self) -> Option<String> {
         self.as_ref().and_then(T::write)
     }
+
+    fn identity(&self) -> Option<String> {
+        self.as_ref().and_then(T::identity)
+    }
+
+    fn files(&self, into: &mut Vec<PathBuf>) {
+        self.iter().for_each(|value| value.files(into));
+    }
 }
 
 impl<T: Setting> Setting for Vec<T> {
@@ -91,6 +105,15 @@ impl<T: Setting> Setting for Vec<T> {
     fn write(&self) -> Option<String> {
         let items: Vec<String> = self.iter().filter_map(T::write).collect();
         Some(format!("[{}]", items.join(", ")))
+    }
+
+    fn identity(&self) -> Option<String> {
+        let items: Vec<String> = self.iter().filter_map(T::identity).collect();
+        Some(format!("{items:?}"))
+    }
+
+    fn files(&self, into: &mut Vec<PathBuf>) {
+        self.iter().for_each(|value| value.files(into));
     }
 }
 
@@ -212,6 +235,10 @@ impl Setting for Secret {
     fn write(&self) -> Option<String> {
         Some(quoted("***"))
     }
+
+    fn identity(&self) -> Option<String> {
+        Some(self.text.clone())
+    }
 }
 
 /// The `*_file` form of a secret: the first line break at the file's end is not part of it.
@@ -244,6 +271,14 @@ impl Setting for SecretFile {
 
     fn write(&self) -> Option<String> {
         self.0.file.as_ref().map(|file| quoted(&file.display().to_string()))
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("{:?} {}", self.0.file, self.0.text))
+    }
+
+    fn files(&self, into: &mut Vec<PathBuf>) {
+        into.extend(self.0.file.clone());
     }
 }
 
@@ -287,6 +322,10 @@ impl Setting for SecretUrl {
 
     fn write(&self) -> Option<String> {
         Some(quoted(&self.to_string()))
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(self.0.clone())
     }
 }
 
@@ -365,6 +404,14 @@ impl Setting for PublicKeyPem {
             Some(file) => quoted(&file.display().to_string()),
             None => quoted(&String::from_utf8_lossy(&self.pem)),
         })
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("{:?} {}", self.file, String::from_utf8_lossy(&self.pem)))
+    }
+
+    fn files(&self, into: &mut Vec<PathBuf>) {
+        into.extend(self.file.clone());
     }
 }
 
@@ -580,6 +627,19 @@ impl Setting for HookTarget {
         match self {
             HookTarget::Http(url) => url.write(),
             HookTarget::Lua(path) => Some(quoted(&format!("lua://{}", path.display()))),
+        }
+    }
+
+    fn identity(&self) -> Option<String> {
+        match self {
+            HookTarget::Http(url) => url.identity(),
+            HookTarget::Lua(_) => self.write(),
+        }
+    }
+
+    fn files(&self, into: &mut Vec<PathBuf>) {
+        if let HookTarget::Lua(path) = self {
+            into.push(path.clone());
         }
     }
 }

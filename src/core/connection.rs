@@ -3,6 +3,7 @@
 use super::admission::Permit;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use thiserror::Error;
 
 use super::event::{DialectIndex, Event, Member};
@@ -170,6 +171,8 @@ pub(super) struct Subscription {
 #[derive(Debug)]
 pub(super) struct SignedIn {
     pub(super) user: UserId,
+    /// `user_info`, one JSON value; empty if there is none.
+    pub(super) info: Bytes,
     pub(super) watched: Vec<UserId>,
 }
 
@@ -222,6 +225,11 @@ impl Connection {
     /// Who it is signed in as.
     pub fn signed_in(&self) -> Option<&UserId> {
         self.signed_in.as_ref().map(|signed_in| &signed_in.user)
+    }
+
+    /// What was said of the user at the sign-in: one JSON value; empty if nothing.
+    pub fn user_info(&self) -> Bytes {
+        self.signed_in.as_ref().map(|signed_in| signed_in.info.clone()).unwrap_or_default()
     }
 
     /// Its name where sessions have names.

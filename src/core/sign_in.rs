@@ -2,7 +2,7 @@
 
 use super::channel::own_channel;
 use super::connection::{CloseReason, Outcome, Pending, SignedIn};
-use super::event::Notice;
+use super::event::{Member, Notice};
 use super::id::{AppKey, ConnectionId, UserId};
 use super::message::Letter;
 use super::rejection::Rejection;
@@ -14,7 +14,8 @@ impl Core {
     /// changes nothing.
     ///
     /// The caller has verified who the user is, and starts no other command of the connection before the end.
-    pub fn sign_in(&mut self, slot: u32, user: UserId, watched: Vec<UserId>) {
+    pub fn sign_in(&mut self, slot: u32, who: Member, watched: Vec<UserId>) {
+        let Member { user, info } = who;
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
         debug_assert!(!connection.is_busy(), "one command in flight per connection");
         let refused = match connection.signed_in() {
@@ -40,7 +41,7 @@ impl Core {
             online: Vec::new(),
             offline: Vec::new(),
             joined: false,
-            signed_in: SignedIn { user: user.clone(), watched: watched.clone() },
+            signed_in: SignedIn { user: user.clone(), info, watched: watched.clone() },
         }));
         let channel = own_channel(&user);
         let home = self.channel_home(&app, &channel);

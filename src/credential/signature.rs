@@ -113,6 +113,23 @@ pub enum RequestError {
     BodyMd5,
 }
 
+/// The body that a signed request is to have.
+#[derive(Debug)]
+pub struct PromisedBody {
+    md5: Option<[u8; 16]>,
+}
+
+impl PromisedBody {
+    /// Checks the body that came.
+    pub fn check_body(self, body: &[u8]) -> Result<Verified<RequestAuth>, RequestError> {
+        match self.md5 {
+            Some(md5) if md5 != <[u8; 16]>::from(Md5::digest(body)) => Err(RequestError::BodyMd5),
+            None if !body.is_empty() => Err(RequestError::MissingParameter("body_md5")),
+            _ => Ok(Verified(RequestAuth)),
+        }
+    }
+}
+
 impl AppSecrets {
     /// The secrets of the app with this key. Empty ones are left out: everybody could sign with them.
     pub fn new<'a>(key: &str, secrets: impl IntoIterator<Item = &'a str>) -> Self {
@@ -155,7 +172,13 @@ impl AppSecrets {
         request: &SignedRequest<'_>,
         unix_s: u64,
     ) -> Result<Verified<RequestAuth>, RequestError> {
-        let parameters = parameters(request.query);
+        self.check_head(request.method, request.path, request.query, unix_s)?.check_body(request.body)
+    }
+
+    /// Checks what of a REST request is known before its body has come, so that who has no secret makes nobody read one.
+    /// See [`Self::check_request`].
+    pub fn check_head(&self, method: &str, path: &str, query: &str, unix_s: u64) -> Result<PromisedBody, RequestError> {
+        let parameters = parameters(query);
         let find = |name: &str| parameters.iter().find(|found| *found.name == *name.as_bytes()).map(|it| &*it.value);
         let needed = |name| find(name).ok_or(RequestError::MissingParameter(name));
         if needed("auth_key")? != self.key.as_bytes() {
@@ -170,18 +193,14 @@ impl AppSecrets {
             return Err(RequestError::Expired { given });
         }
         let signature = needed("auth_signature")?;
-        let body_md5 = if request.body.is_empty() { find("body_md5") } else { Some(needed("body_md5")?) };
+        let md5 = find("body_md5").map(|given| unhex(given).ok_or(RequestError::BodyMd5)).transpose();
 
-        let string_to_sign = string_to_sign(request.method, request.path, &parameters);
+        let string_to_sign = string_to_sign(method, path, &parameters);
         if !unhex(signature).is_some_and(|signature| self.have_signed(&[&string_to_sign], &signature)) {
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
             return Err(RequestError::Signature { string_to_sign: text(&string_to_sign), given: text(signature) });
         }
-        // after the signature: who has no secret makes nobody read a body for nothing
-        if body_md5.is_some_and(|given| unhex(given) != Some(Md5::digest(request.body).into())) {
-            return Err(RequestError::BodyMd5);
-        }
-        Ok(Verified(RequestAuth))
+        Ok(PromisedBody { md5: md5? })
     }
 
     /// The `auth` of a subscription, `KEY:hex`; see [`Self::check_channel`].
@@ -422,10 +441,12 @@ mod tests {
         let check = |query: &str, body: &[u8], error| {
             assert_eq!(app().check_request(&request(query, body), NOW).unwrap_err(), error, "{query}");
         };
-        for name in ["auth_key", "auth_version", "auth_timestamp", "auth_signature", "body_md5"] {
+        for name in ["auth_key", "auth_version", "auth_timestamp", "auth_signature"] {
             check(&QUERY.replace(name, "x"), BODY, RequestError::MissingParameter(name));
         }
         check("", b"", RequestError::MissingParameter("auth_key"));
+        let without = app().sign_request("POST", "/apps/3/events", &[], b"", NOW);
+        check(&without, BODY, RequestError::MissingParameter("body_md5"));
         check(&QUERY.replace(KEY, "x"), BODY, RequestError::UnknownKey);
         check(&QUERY.replace("1.0", "1.1"), BODY, RequestError::Version);
         for timestamp in ["", "x", "-1", "1353088179.5", "1e9", "99999999999999999999", "%FF"] {

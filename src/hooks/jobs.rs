@@ -19,6 +19,8 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use super::http::{self, chain};
+
 /// Pause after a failed connection to Redis; it doubles up to [`RECONNECT_PAUSE_MAX`].
 const RECONNECT_PAUSE_MIN: Duration = Duration::from_millis(100);
 /// Longest pause between two attempts to connect to Redis.
@@ -317,12 +319,7 @@ impl HttpQueue {
         if server(&url) != server(&other) {
             return Err(TargetError::Placeholder);
         }
-        let builder = reqwest::Client::builder()
-            .timeout(timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("hydrant/", env!("CARGO_PKG_VERSION")));
-        // Without redirects plain HTTP never needs TLS, so it must not fail where no authorities are installed.
-        let builder = if url.scheme() == "http" { builder.tls_certs_only([]) } else { builder };
+        let builder = http::client(url.scheme() == "https").timeout(timeout);
         let client = builder.build().map_err(|error| TargetError::HttpClient(chain(&error)))?;
         Ok(Self { client, template, health: Health::new(url.origin().ascii_serialization()) })
     }
@@ -396,12 +393,6 @@ impl Health {
             tracing::warn!(address = self.address, app_key, remote, reason, "the job queue refused a job");
         }
     }
-}
-
-/// An error with all its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The ops listener: Prometheus metrics, health and build info.
+//! The ops listener: Prometheus metrics, health and build info, hooks.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -14,20 +14,21 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::core::{Answer, AppKey, CloseReason, Query, Rejection, Stats, TURN_BUCKETS_US};
+use crate::hooks::AppTotals;
 use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{self, Exchange, Response};
 
-use super::health;
+use super::{health, hooks};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The ops door: `/metrics`, `/healthz`, `/readyz`, `/version`.
+/// The ops door: `/metrics`, `/healthz`, `/readyz`, `/version`, and those of `/hooks`.
 #[derive(Debug)]
 pub struct OpsDoor;
 
 impl FrontDoor for OpsDoor {
     fn owns(&self, path: &str) -> bool {
-        path == "/metrics" || health::owns(path)
+        path == "/metrics" || health::owns(path) || hooks::owns(path)
     }
 
     fn answer(&self, exchange: Exchange) -> Answering<'_> {
@@ -35,6 +36,7 @@ impl FrontDoor for OpsDoor {
             match exchange.path.as_str() {
                 "/metrics" if *exchange.request.method() == Method::GET => metrics(&exchange).await,
                 "/metrics" => http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n"),
+                path if hooks::owns(path) => hooks::answer(exchange).await,
                 _ => health::answer(&exchange).await,
             }
         })
@@ -59,6 +61,8 @@ async fn metrics(exchange: &Exchange) -> Response {
         event_bytes: shared.node.ledger.bytes() as u64,
         backlog_bytes: shared.node.backlog.iter().map(|bytes| bytes.load(Ordering::Relaxed) as u64).sum(),
         http_connections: shared.http_connections.load(Ordering::Relaxed) as u64,
+        hooks: shared.hooks.totals(),
+        hook_overflows: shared.hooks.overflows(),
     };
     let mut registry = Registry::with_prefix("hydrant");
     registry.register_collector(Box::new(scrape));
@@ -77,6 +81,8 @@ struct Scrape {
     event_bytes: u64,
     backlog_bytes: u64,
     http_connections: u64,
+    hooks: Vec<AppTotals>,
+    hook_overflows: u64,
 }
 
 impl Collector for Scrape {
@@ -115,6 +121,11 @@ impl Collector for Scrape {
             ),
             ("panics", "Panics caught", stats.panics),
             (
+                "hook_overflows",
+                "Things that happened and no hook was told of, because too many were on their way",
+                self.hook_overflows,
+            ),
+            (
                 "outbox_overflows",
                 "Connections closed because they did not read what they were sent",
                 stats.connections_closed[CloseReason::SlowReader.index()],
@@ -138,6 +149,7 @@ impl Collector for Scrape {
         for (app, count) in &self.connections_of_apps {
             ConstGauge::new(*count as i64).encode(family.encode_family(&[("app", app.as_str())])?)?;
         }
+        self.encode_hooks(&mut encoder)?;
         let mut build = encoder.encode_descriptor("build", "Version of this build", None, MetricType::Info)?;
         build.encode_info(&[("version", health::VERSION)])?;
         let bounds = TURN_BUCKETS_US.map(|us| us as f64 / 1e6).into_iter().chain([f64::INFINITY]);
@@ -145,6 +157,36 @@ impl Collector for Scrape {
         let mut turns =
             encoder.encode_descriptor("turn_seconds", "Length of a shard's turn", None, MetricType::Histogram)?;
         turns.encode_histogram::<NoLabelSet>(stats.turns_us as f64 / 1e6, stats.turns.iter().sum(), &buckets, None)
+    }
+}
+
+impl Scrape {
+    fn encode_hooks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let help = "What became of events for hooks, per app with hooks; failed: of attempts";
+        let mut family = encoder.encode_descriptor("hook_deliveries", help, None, MetricType::Counter)?;
+        for app in &self.hooks {
+            let results = [
+                ("delivered", app.delivered),
+                ("failed", app.failed),
+                ("parked", app.parked),
+                ("dropped", app.dropped),
+            ];
+            for (result, count) in results {
+                let labels = [("app", app.app.as_str()), ("result", result)];
+                ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        for (name, help, value) in [
+            ("hook_queued", "Events that hooks are yet to be told of", (|app| app.queued) as fn(&AppTotals) -> u64),
+            ("hook_parked", "Events that are kept for an operator to replay or discard", |app| app.parked_now),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for app in &self.hooks {
+                let labels = [("app", app.app.as_str())];
+                ConstGauge::new(value(app) as i64).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
     }
 }
 

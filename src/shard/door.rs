@@ -6,7 +6,9 @@ use std::pin::Pin;
 
 use super::Shard;
 use super::http::{Exchange, Response};
-use crate::core::{ChannelName, CloseReason, Connection, Core, Event, Grant, Outcome, Rejection, Target, UserId};
+use crate::core::{
+    ChannelName, CloseReason, Connection, Core, Event, Grant, Member, Outcome, Rejection, Target, UserId,
+};
 use crate::hooks::jobs::{Job, JobError};
 use crate::limits::Limits;
 
@@ -129,7 +131,7 @@ pub enum Step {
         target: Target,
     },
     /// Sign in as a user whose identity is verified, and watch others; then [`Session::done`].
-    SignIn(UserId, Vec<UserId>),
+    SignIn(Member, Vec<UserId>),
     /// Hand on a job; then [`Session::job_done`].
     Job(Job),
     /// The end of the connection.

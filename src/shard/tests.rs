@@ -34,7 +34,7 @@ impl FrontDoor for Door {
         true
     }
 
-    fn answer(&self, exchange: Exchange) -> Answering<'_> {
+    fn answer(&self, mut exchange: Exchange) -> Answering<'_> {
         assert_ne!(exchange.path, "/panic/at/once");
         Box::pin(async move {
             let shard = exchange.shard.clone();
@@ -52,7 +52,7 @@ impl FrontDoor for Door {
                     let (permissions, session) = (Permissions::default(), None);
                     let welcome = Welcome { app, user, permissions, dialect: 0, session, must_authorize: false };
                     let is_broken = path == "/broken";
-                    let opened = open(exchange, welcome, |_| {
+                    let opened = open(&mut exchange, welcome, |_| {
                         assert!(!is_broken, "as told");
                         Box::new(Told { farewell_panics: false })
                     });
@@ -145,6 +145,7 @@ impl Shards {
                 backlog: counters().into_vec().into(),
             },
             jobs: Jobs::start(Target::None, PATIENCE, 1, control.handle().clone()).unwrap(),
+            hooks: Hooks::start(control.handle().clone(), &Default::default()),
             ready: AtomicBool::new(true),
             http_connections: AtomicUsize::new(0),
             draining: is_draining,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::client::{connect, get, metric, metrics, start};
+use crate::http;
 
 const DOCUMENT: &str = include_str!("../../docs/operations.md");
 
@@ -48,4 +49,27 @@ fn every_metric_is_documented_and_of_its_kind() {
     let socket = connect(&server, "u1");
     assert_eq!(metric(&server, "app_connections{app=\"a\"}"), 1.0);
     drop(socket);
+}
+
+#[test]
+fn hooks_are_looked_after_on_the_ops_listener() {
+    let server = start(&[]);
+    let ask = |method: &str, path: &str, body: &str| {
+        let response = http::request(server.addresses.ops, method, path, &[], body.as_bytes()).unwrap();
+        let allow = response.header("Allow").unwrap_or_default().to_owned();
+        (response.status, String::from_utf8(response.body).unwrap(), allow)
+    };
+    let ok = |body: &str| (200, format!("{body}\n"), String::new());
+    assert_eq!(ask("GET", "/hooks", ""), ok(r#"{"endpoints":[],"overflows":0}"#));
+    assert_eq!(ask("GET", "/hooks/parked?limit=5", ""), ok(r#"{"parked":[],"count":0}"#));
+    assert_eq!(ask("POST", "/hooks/replay", r#"{"all":true}"#), ok(r#"{"replayed":0}"#));
+    assert_eq!(ask("POST", "/hooks/discard", r#"{"ids":["1-2"]}"#), ok(r#"{"discarded":0}"#));
+    assert_eq!(ask("GET", "/hooks/replay", ""), (405, "Method Not Allowed\n".into(), "POST".into()));
+    assert_eq!(ask("POST", "/hooks", ""), (405, "Method Not Allowed\n".into(), "GET".into()));
+    let (status, words, _) = ask("POST", "/hooks/replay", "");
+    assert!(status == 400 && words.starts_with(r#"the body has to be {"ids":["…"]} or {"all":true}: "#), "{words}");
+    assert_eq!(get(server.addresses.ops, "/hooks/").status, 404);
+    let foreign = [("Origin".to_owned(), "https://evil.example.org".to_owned())];
+    let response = http::request(server.addresses.ops, "POST", "/hooks/discard", &foreign, br#"{"all":true}"#).unwrap();
+    assert_eq!(response.status, 403);
 }

@@ -1,11 +1,11 @@
 //! gusher.cluster's `GUSHER_*` environment (v1 and v3). Its master and slave become two listeners of one node.
 
+use super::{Vars, everybody, ops_listener, resolved, texts};
 use crate::config::env::is_service_link;
 use crate::config::error::{Findings, nearest};
 use crate::config::keys;
 use crate::config::tree::{Node, Origin, Value};
 use crate::config::values::{Address, Door};
-use crate::config::{Config, Listener};
 
 const CLIENT_LISTEN: &str = "GUSHER_API_LISTEN";
 const CLIENT_PREFIX: &str = "GUSHER_API_URI_PREFIX";
@@ -63,8 +63,7 @@ const NO_LOG_FILE: &str = "the log is written to the process's output; whoever r
 /// The tree that the `GUSHER_*` variables among `vars` describe. An empty variable counts as not set.
 pub(in crate::config) fn variables(vars: &[(String, String)], found: &mut Findings) -> Node {
     let mut tree = Node::empty();
-    let given = |name: &str| vars.iter().rev().find(|(given, value)| given == name && !value.is_empty());
-    let value = |name: &str| given(name).map(|(_, value)| value.trim());
+    let value = |name: &str| Vars(vars).get(name);
     let at = |name: &str| Origin::Legacy(name.to_owned());
     let mut set = |path: &str, node: Node| tree.overlay(Node::nested(path, node));
 
@@ -141,41 +140,13 @@ fn listeners(client: &str, master: &str) -> Node {
     };
     let (client, master) = (resolved(client), resolved(master));
     let mut trusted = listener(MASTER_LISTEN, &master, Door::GusherMaster);
-    let texts = |texts: &[&str]| {
-        let at = Origin::Legacy(MASTER_LISTEN.to_owned());
-        Node::list(texts.iter().map(|text| Node::text(*text, at.clone())).collect(), at)
-    };
     // Backends call the master by whatever name they know it.
-    trusted.overlay(Node::nested("hosts", texts(&["*"])));
+    trusted.overlay(Node::nested("hosts", texts(&["*"], &Origin::Legacy(MASTER_LISTEN.to_owned()))));
     if Address::parse(&master).is_ok_and(|address| !address.is_local()) {
-        trusted.overlay(Node::nested("allow", texts(&["0.0.0.0/0", "::/0"])));
+        trusted.overlay(Node::nested("allow", everybody(MASTER_LISTEN)));
     }
-    let is_ops = |listener: &Listener| listener.doors == [Door::Ops];
-    let ops = Config::default().listen.into_iter().filter(is_ops).map(|ops| {
-        let address = Node::text(ops.address.to_string(), Origin::Default);
-        keys::listener(address, &ops.doors, ops.trusted, &Origin::Default)
-    });
     let listeners = [listener(CLIENT_LISTEN, &client, Door::GusherClient), trusted];
-    Node::list(listeners.into_iter().chain(ops).collect(), Origin::Legacy(CLIENT_LISTEN.to_owned()))
-}
-
-/// Says so if the master's listener is as open as the originals', unless another source has the last word on it.
-pub(in crate::config) fn warn_of_open_master(config: &Config, found: &mut Findings) {
-    for (index, listener) in config.listen.iter().enumerate() {
-        if matches!(found.origin(&format!("listen[{index}].allow")), Origin::Legacy(_)) {
-            found.warnings.push(format!(
-                "{MASTER_LISTEN}: the master's API on {} knows no credentials and is open to whoever reaches it, as it \
-                 was. To close it, listen on loopback ({MASTER_LISTEN}=127.0.0.1:7777), or write the listeners into a \
-                 configuration file with `allow` or `token`",
-                listener.address
-            ));
-        }
-    }
-}
-
-/// An address without the one name that is sure to mean the same everywhere; the originals resolve names.
-fn resolved(address: &str) -> String {
-    address.strip_prefix("localhost:").map_or_else(|| address.to_owned(), |port| format!("127.0.0.1:{port}"))
+    Node::list(listeners.into_iter().chain(ops_listener()).collect(), Origin::Legacy(CLIENT_LISTEN.to_owned()))
 }
 
 /// Every name that is known here.

@@ -94,7 +94,7 @@ impl FrontDoor for MasterDoor {
 
 impl Gusher {
     /// Opens a socket for whoever holds a token of the app.
-    async fn connect(&self, exchange: Exchange, app: &str, token: &str, policy: ClockPolicy) -> Response {
+    async fn connect(&self, mut exchange: Exchange, app: &str, token: &str, policy: ClockPolicy) -> Response {
         let unix_s = exchange.shard.unix_s();
         let (app, claims) = match self.tokens.admit(app, token, unix_s, policy) {
             Ok(admitted) => admitted,
@@ -113,7 +113,7 @@ impl Gusher {
         let remotes = remotes.map(|(remote, _)| remote.as_str().into()).collect();
         let legacy_pong = self.legacy_pong;
         let opened =
-            open(exchange, welcome, |id| Box::new(GusherSession { id, remotes, legacy_pong, in_flight: None }));
+            open(&mut exchange, welcome, |id| Box::new(GusherSession { id, remotes, legacy_pong, in_flight: None }));
         opened.unwrap_or_else(|refusal| reply::refusal(&refusal))
     }
 

@@ -1,0 +1,122 @@
+//! Publishes that may be asked for again: within a window, a request with the `Idempotency-Key` of an earlier one gets that
+//! one's answer, and publishes nothing.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use crate::core::AppKey;
+
+/// What was answered on this node. Shared between shards under a lock, which only requests that carry a key take.
+#[derive(Default, Debug)]
+pub struct Idempotency(Mutex<Kept>);
+
+#[derive(Default, Debug)]
+struct Kept {
+    requests: HashMap<Key, Request>,
+    /// Oldest first.
+    ages: VecDeque<(u64, Key)>,
+}
+
+type Key = (AppKey, Box<str>);
+
+#[derive(Debug)]
+struct Request {
+    began_ms: u64,
+    fingerprint: u128,
+    /// `None` while it is under way.
+    answer: Option<Bytes>,
+}
+
+/// What is known of a key.
+#[derive(PartialEq, Eq, Debug)]
+pub(super) enum Known {
+    /// Nothing: the request is to be carried out, and its end to be told.
+    New,
+    /// The first request is still under way.
+    UnderWay,
+    /// The key was used for something else.
+    OtherRequest,
+    /// The first request was answered so.
+    Answered(Bytes),
+}
+
+impl Idempotency {
+    /// Looks a key up, and notes it if it is new. `fingerprint` tells requests apart. When `keys_max` are kept, the
+    /// oldest is forgotten before its time.
+    pub(super) fn begin(
+        &self,
+        app: &AppKey,
+        key: &str,
+        fingerprint: u128,
+        now_ms: u64,
+        (window_ms, keys_max): (u64, usize),
+    ) -> Known {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_over = |began_ms: u64| began_ms + window_ms <= now_ms;
+        while kept.ages.front().is_some_and(|(began_ms, _)| is_over(*began_ms)) || kept.ages.len() >= keys_max.max(1) {
+            let Some((began_ms, key)) = kept.ages.pop_front() else { break };
+            if kept.requests.get(&key).is_some_and(|request| request.began_ms == began_ms) {
+                kept.requests.remove(&key);
+            }
+        }
+        let key = (app.clone(), key.into());
+        match kept.requests.get(&key) {
+            Some(request) if request.fingerprint != fingerprint => Known::OtherRequest,
+            Some(Request { answer: Some(answer), .. }) => Known::Answered(answer.clone()),
+            Some(_) => Known::UnderWay,
+            None => {
+                kept.requests.insert(key.clone(), Request { began_ms: now_ms, fingerprint, answer: None });
+                kept.ages.push_back((now_ms, key));
+                Known::New
+            }
+        }
+    }
+
+    /// Tells how a request ended: with an answer to be given again, or in a way that makes it worth another try, unless it
+    /// had been answered before.
+    pub(super) fn end(&self, app: &AppKey, key: &str, answer: Option<Bytes>) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (app.clone(), key.into());
+        match answer {
+            Some(answer) => {
+                if let Some(request) = kept.requests.get_mut(&key) {
+                    request.answer = Some(answer);
+                }
+            }
+            None if kept.requests.get(&key).is_some_and(|request| request.answer.is_none()) => {
+                kept.requests.remove(&key);
+            }
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_given_again_for_a_while() {
+        let store = Idempotency::default();
+        let (app, other) = (AppKey::from("a"), AppKey::from("b"));
+        let begin = |app: &AppKey, key, print, now_ms| store.begin(app, key, print, now_ms, (1_000, 3));
+        assert_eq!(begin(&app, "k", 1, 0), Known::New);
+        assert_eq!(begin(&app, "k", 1, 1), Known::UnderWay);
+        assert_eq!(begin(&other, "k", 1, 1), Known::New);
+        store.end(&app, "k", Some("{}".into()));
+        assert_eq!(begin(&app, "k", 1, 999), Known::Answered("{}".into()));
+        assert_eq!(begin(&app, "k", 2, 999), Known::OtherRequest);
+        assert_eq!(begin(&app, "k", 2, 1_000), Known::New);
+        store.end(&app, "k", None);
+        assert_eq!(begin(&app, "k", 3, 1_001), Known::New);
+        // the oldest make room
+        for (key, now_ms) in [("l", 1_002), ("m", 1_003), ("n", 1_004)] {
+            assert_eq!(begin(&app, key, 1, now_ms), Known::New);
+        }
+        assert_eq!(begin(&app, "n", 1, 1_005), Known::UnderWay);
+        let kept = store.0.lock().unwrap();
+        assert!(kept.requests.len() <= 3 && kept.ages.len() <= 4, "{kept:?}");
+    }
+}
