@@ -10,8 +10,6 @@ mod leaks;
 mod limits;
 mod operations;
 mod player;
-#[allow(clippy::unwrap_used, reason = "helpers of tests")]
-mod push1st;
 mod server;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod shutdown;
@@ -259,6 +257,7 @@ transcripts! { push1st:
     channel
     channels
     delivery
+    delivery_not_cached
     disabled_app
     events
     events_data
@@ -288,6 +287,7 @@ transcripts! { push1st:
     raw_socket
     signature_on_trusted
     signed
+    signed_prefix
     token_access
     token_access_ends
     token_access_errors

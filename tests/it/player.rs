@@ -287,8 +287,9 @@ impl Player {
         let (path, query) = path.split_once('?').unwrap_or((path, ""));
         let params: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
         let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (&**name, &**value)).collect();
-        let signed_body = field("as").unwrap_or(body);
-        let query = self.secrets(signer)?.sign_request(method, path, &params, signed_body.as_bytes(), unix_s);
+        let (signed_path, signed_body) = (field("path").unwrap_or(path), field("as").unwrap_or(body));
+        let secrets = self.secrets(signer)?;
+        let query = secrets.sign_request(method, signed_path, &params, signed_body.as_bytes(), unix_s);
         let mut sent = Vec::new();
         for pair in query.split('&') {
             let (name, signed) = pair.split_once('=').unwrap_or((pair, ""));

@@ -47,7 +47,7 @@
 //! http public GET /apps/..  signed one at=-601 auth_version=2        ... signed for another time (seconds from now, or
 //!                                      Unix time); auth_X=.. and body_md5=.. replace a parameter once it is signed, and
 //!                                      leave it out without a value
-//! http public POST /apps/..  signed one as={}  json {..}     ... signed as if the body were {}
+//! http public POST /apps/..  signed one as={} path=/x  json {..}     ... signed as if the body were {}, the path /x
 //! until http trusted GET /api/..       asked again until the answer is as written below
 //!
 //! ws a as app={one} user=u1 channels=["AA"]      token, POST /gcs/auth, GET /gcs/ws/{one}; `as v3` the v3 way
