@@ -1,6 +1,6 @@
 //! A stand-in for the place that takes remote jobs and webhooks: Redis, of which it hands on every `RPUSH`, or an HTTP
 //! endpoint, of which it hands on every request. It refuses HTTP paths that end in `/refused`, and of those that end in
-//! `/refuse-2` the first two.
+//! `/refuse-2` the first two; those that end in `/hang` it does not answer.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -117,6 +117,11 @@ fn http_request(reader: &mut BufReader<TcpStream>, line: &str, taker: &Taker) ->
             .is_some_and(|times: u32| asked <= times);
     if is_refused {
         return Some("HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n");
+    }
+    if path.ends_with("/hang") {
+        // until the client gives up
+        reader.read_to_end(&mut Vec::new()).ok()?;
+        return None;
     }
     taker.jobs.send(Job { key: path.to_owned(), headers, value: body }).ok()?;
     Some("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")

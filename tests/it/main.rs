@@ -174,6 +174,7 @@ transcripts! { pusher:
     deprecated_events
     disabled_app
     event_name_max
+    event_names
     events
     events_data_not_a_string
     events_errors
@@ -183,11 +184,18 @@ transcripts! { pusher:
     events_too_large
     every_kind_needs_auth
     greeting
+    hooks
+    hooks_again
+    hooks_cache_and_count
     idempotency
+    idempotency_errors
     isolation
+    legacy_channel_names
     limit_cache_bytes_max
     limit_cache_ttl_ms
     limit_event_channels_max
+    limit_hook_retry_ms
+    limit_hook_timeout_ms
     limit_idempotency_keys_max
     limit_idempotency_window_ms
     limit_message_bytes_max
@@ -198,6 +206,8 @@ transcripts! { pusher:
     no_secret
     not_an_upgrade
     origins
+    over_capacity
+    over_capacity_of_address
     over_quota
     path_prefix
     paths
@@ -222,7 +232,6 @@ transcripts! { pusher:
     query_parameters
     rate_of_publishes
     rate_of_reads
-    reserved_event_names
     server_to_user
     server_to_user_refused
     signature_body
@@ -245,6 +254,7 @@ transcripts! { pusher:
     unknown_apps
     unknown_paths
     unsubscribe_without_subscription
+    unsubscribed
     unsupported_events
     users
     watchlist
@@ -263,6 +273,8 @@ transcripts! { push1st:
     events_data
     events_errors
     events_order
+    hooks
+    hooks_presence
     http_bodies
     kill_p1_presence_with_user_id
     kill_p2_event_without_data
@@ -271,6 +283,7 @@ transcripts! { push1st:
     kill_p5_event_that_is_a_number
     kill_p6_message_without_event
     legacy_tokens
+    limit_hook_queue_max
     pusher_sockets
     raw_channel_kinds
     raw_handshake_errors

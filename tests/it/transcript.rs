@@ -66,7 +66,7 @@
 //! a drop                               the client goes without a close frame
 //! job < KEY VALUE                      the next job that the stand-in took: Redis key or HTTP path, and its text
 //! hook < /PATH {..}                    the next webhook that the stand-in took: path and body; a path that ends in
-//!                                      /refuse-2 refuses the first two
+//!                                      /refuse-2 refuses the first two, /refused all, /hang does not answer
 //! hook < header X-Pusher-Key: {one}    a header of it
 //! hook < signed one                    its X-Pusher-Signature is that of app one
 //! n=1..60: LINE                        the line (and its `http <` lines) for {n} from 1 to 60
