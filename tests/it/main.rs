@@ -187,6 +187,7 @@ transcripts! { pusher:
     hooks
     hooks_again
     hooks_cache_and_count
+    hooks_reload
     idempotency
     idempotency_errors
     isolation
@@ -232,6 +233,9 @@ transcripts! { pusher:
     query_parameters
     rate_of_publishes
     rate_of_reads
+    reload_apps
+    reload_rates
+    reload_secrets
     server_to_user
     server_to_user_refused
     signature_body

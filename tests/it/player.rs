@@ -12,12 +12,12 @@ use serde_json::{Map, Value, json};
 
 use crate::http::{self, PATIENCE, Response};
 use crate::jobs::{Job, Jobs};
-use crate::server::{self, Addresses, App, Server};
+use crate::server::{self, Addresses, App, Server, Settings};
 use crate::template::Bindings;
 use crate::token;
 use crate::transcript::{
-    self, Act, Answer, Body, Content, Expect, Fields, Hook, Listener, Open, Protocol, Receive, Request, Send, Signed,
-    Signer, Text,
+    self, Act, Answer, Body, Content, Expect, Fields, Hook, Listener, Open, Protocol, Receive, Reload, Request, Send,
+    Signed, Signer, Text,
 };
 use crate::websocket::{self, Frame, WebSocket};
 
@@ -37,8 +37,9 @@ pub(crate) fn play(protocol: &str, name: &str) {
 
 fn play_text(text: &str) -> Result<(), String> {
     let transcript = transcript::parse(text)?;
-    let (mut jobs, mut hooks, mut apps) = (None, None, None);
+    let (mut jobs, mut hooks) = (None, None);
     let own;
+    let mut own_settings = None;
     let server = match transcript.settings {
         None => server::shared()?,
         Some(mut settings) => {
@@ -46,7 +47,7 @@ fn play_text(text: &str) -> Result<(), String> {
             let options = settings.apps.iter_mut().flat_map(|app| &mut app.options);
             hooks = stand_in("{hooks}", options.map(|(_, value)| value))?;
             own = Server::start(&settings)?;
-            apps = Some(settings.apps);
+            own_settings = Some(settings);
             &own
         }
     };
@@ -57,7 +58,7 @@ fn play_text(text: &str) -> Result<(), String> {
         hook: None,
         bindings: Bindings::default(),
         sockets: BTreeMap::new(),
-        own_apps: apps,
+        own: own_settings.map(|settings| (server, settings)),
         apps: BTreeMap::new(),
         app: None,
     };
@@ -77,7 +78,7 @@ fn stand_in<'a>(name: &str, values: impl Iterator<Item = &'a mut String>) -> Res
     Ok(Some(stand_in))
 }
 
-struct Player {
+struct Player<'a> {
     addresses: Addresses,
     jobs: Option<Jobs>,
     hooks: Option<Jobs>,
@@ -85,15 +86,15 @@ struct Player {
     hook: Option<Job>,
     bindings: Bindings,
     sockets: BTreeMap<String, WebSocket>,
-    /// Apps of the file's own server.
-    own_apps: Option<Vec<App>>,
+    /// The file's own server, and what it was started with.
+    own: Option<(&'a Server, Settings)>,
     /// Configured apps by the names that the file has for them.
     apps: BTreeMap<String, App>,
     /// The app that [`Player::nothing`] asks about.
     app: Option<String>,
 }
 
-impl Player {
+impl Player<'_> {
     /// Errors begin with the line.
     fn run(&mut self, steps: &[transcript::Step]) -> Result<(), String> {
         for step in steps {
@@ -140,9 +141,8 @@ impl Player {
             }
             Act::Configured(names) => {
                 for name in names {
-                    let own = self.own_apps.as_ref().map(|apps| apps.iter().find(|app| app.name == *name).cloned());
-                    let app = match own {
-                        Some(own) => own.ok_or_else(|| format!("this server has no app {name}"))?,
+                    let app = match &self.own {
+                        Some((_, settings)) => settings.app(name)?.clone(),
                         None => server::shared_app()?,
                     };
                     self.bindings.set(&format!("{name}_id"), app.get("id").unwrap_or_default());
@@ -194,6 +194,23 @@ impl Player {
                 self.bindings.match_text(value, &came.value)
             }
             Act::Hook(hook) => self.webhook(hook),
+            Act::Reload(change) => {
+                let (server, settings) = self.own.as_mut().ok_or("the shared server stays as it is")?;
+                match change {
+                    Reload::App { name, options } => {
+                        let app = settings.apps.iter_mut().find(|app| app.name == *name);
+                        let app = app.ok_or_else(|| format!("this server has no app {name}"))?;
+                        app.options.retain(|(key, _)| !options.iter().any(|(changed, _)| changed == key));
+                        let stand_in = self.hooks.as_ref().map(|hooks| hooks.address.to_string()).unwrap_or_default();
+                        let filled = options.iter().map(|(key, value)| (key, value.replace("{hooks}", &stand_in)));
+                        app.options.extend(filled.map(|(key, value)| (key.clone(), value)));
+                        self.apps.insert(name.clone(), app.clone());
+                    }
+                    Reload::Without(name) => settings.apps.retain(|app| app.name != *name),
+                    Reload::Values(values) => settings.values.extend(values.clone()),
+                }
+                server.reload(settings)
+            }
             Act::Http { .. } | Act::Open { .. } => unreachable!("asked in act"),
         }
     }
@@ -600,18 +617,18 @@ mod tests {
         let address = stand_in();
         let addresses = Addresses { public: address, trusted: address, api: address, ops: address };
         let transcript = transcript::parse(&format!("# a test of the player\n{text}"))?;
+        let server = server::shared()?;
         let mut player = Player {
             addresses,
             jobs: None,
-            hooks: Some(Jobs::start()?),
+            hooks: None,
             hook: None,
             bindings: Bindings::default(),
             sockets: BTreeMap::new(),
-            own_apps: transcript.settings.map(|settings| settings.apps),
+            own: transcript.settings.map(|settings| (server, settings)),
             apps: BTreeMap::new(),
             app: None,
         };
-        player.bindings.set("hooks", player.hooks.as_ref().unwrap().address.to_string());
         player.run(&transcript.steps)
     }
 

@@ -89,6 +89,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    /// The configured app of that name.
+    pub(crate) fn app(&self, name: &str) -> Result<&App, String> {
+        self.apps.iter().find(|app| app.name == name).ok_or_else(|| format!("this server has no app {name}"))
+    }
+
     /// Writes `hydrant.toml` and the public keys that it names into `directory`.
     fn write(&self, directory: &Path, addresses: &Addresses) -> Result<(), String> {
         let pem = |name: &str| directory.join(format!("{name}.pem"));
@@ -128,7 +133,9 @@ impl Settings {
         for app in &self.apps {
             toml += &app.toml(pem);
         }
-        write(&directory.join("hydrant.toml"), &toml)
+        // whoever watches the file sees all of it, or nothing
+        write(&directory.join("new.toml"), &toml)?;
+        fs::rename(directory.join("new.toml"), directory.join("hydrant.toml")).map_err(|e| e.to_string())
     }
 }
 
@@ -218,6 +225,24 @@ impl Server {
     /// Its directory: configuration, keys, log.
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Changes its configuration, and waits until that is in force.
+    pub(crate) fn reload(&self, settings: &Settings) -> Result<(), String> {
+        // the file is read when it changes or when the signal comes, whichever is first; then nothing is new to the other
+        let is_change = |line: &&str| line.contains("configuration reloaded") && !line.contains("changes=0");
+        let reloads = || self.whole_log().lines().filter(is_change).count();
+        let before = reloads();
+        settings.write(&self.directory, &self.addresses)?;
+        self.signal("HUP");
+        let deadline = Instant::now() + PATIENCE;
+        while reloads() == before {
+            if Instant::now() > deadline {
+                return Err("the configuration is not reloaded".to_owned());
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
     }
 
     /// Sends the server a signal, such as `TERM`.

@@ -69,6 +69,9 @@
 //!                                      /refuse-2 refuses the first two, /refused all, /hang does not answer
 //! hook < header X-Pusher-Key: {one}    a header of it
 //! hook < signed one                    its X-Pusher-Signature is that of app one
+//! reload app one enabled=false         the server's configuration changes, and is in force: options of an app
+//! reload without one                   ... an app less
+//! reload limits.connections_max=5      ... other settings
 //! n=1..60: LINE                        the line (and its `http <` lines) for {n} from 1 to 60
 //! ```
 
@@ -108,6 +111,15 @@ pub(crate) enum Act {
     Drop { socket: String },
     Job { key: String, value: String },
     Hook(Hook),
+    Reload(Reload),
+}
+
+/// What changes in a configuration.
+#[derive(Debug)]
+pub(crate) enum Reload {
+    App { name: String, options: Fields },
+    Without(String),
+    Values(Fields),
 }
 
 /// An app, and the secret to sign with if it is not the app's own.
@@ -363,6 +375,14 @@ fn parse_act(line: &str) -> Result<Act, String> {
             Ok(Act::Job { key: key.to_owned(), value: value.to_owned() })
         }
         "hook" => parse_hook(rest),
+        "reload" => Ok(Act::Reload(match rest.split_once(' ') {
+            Some(("app", app)) => {
+                let (app, options) = app.split_once(' ').ok_or("reload app NAME OPTION=VALUE ...")?;
+                Reload::App { name: name(app)?, options: parse_fields(options)? }
+            }
+            Some(("without", app)) => Reload::Without(name(app)?),
+            _ => Reload::Values(parse_fields(rest)?),
+        })),
         socket => {
             let socket = name(socket)?;
             match rest.split_once(' ').unwrap_or((rest, "")) {
