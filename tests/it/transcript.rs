@@ -31,7 +31,7 @@
 //! http public GET /gcs/ping            a request; the first word says on which listener: public has the doors of
 //!                                      clients and Pusher's API, trusted gusher's and Push1ST's APIs, api Push1ST's API
 //!                                      for strangers, ops what operators need
-//!      Origin: https://shop.example    a header of it
+//!      Origin: https://shop.example    a header of it; with Transfer-Encoding: chunked the body comes in chunks
 //! http < 200 pong                      status and body of the answer. A final \n is a newline; no body: an empty one;
 //!                                      *: any body; ~[..]: JSON, arrays in any order
 //! http < header Allow: POST            a header of the answer; *: any value
