@@ -160,7 +160,8 @@ impl Guide<'_> {
     fn text(&self, node: &Node) -> String {
         let mut out = String::from("Hydrant is running, with credentials made for this boot. Ctrl-C ends it.\n\n");
         for listener in node.listeners() {
-            let serves = |doors: &[Door]| doors.iter().any(|door| listener.names.iter().any(|name| name == door.word()));
+            let serves =
+                |doors: &[Door]| doors.iter().any(|door| listener.names.iter().any(|name| name == door.word()));
             let purpose = if serves(&[Door::GusherMaster]) {
                 "backends push here, without credentials"
             } else if serves(&[Door::GusherClient, Door::Pusher, Door::Push1stSocket]) {

@@ -253,12 +253,12 @@ impl Default for Config {
             listen: vec![
                 Listener {
                     address: tcp([0, 0, 0, 0], 6001),
-                    doors: vec![Door::GusherClient, Door::Pusher, Door::Push1stSocket],
+                    doors: vec![Door::Pusher, Door::Push1stSocket, Door::GusherClient],
                     ..Listener::blank()
                 },
                 Listener {
                     address: tcp([127, 0, 0, 1], 6002),
-                    doors: vec![Door::GusherMaster, Door::Push1st],
+                    doors: vec![Door::Push1st, Door::GusherMaster],
                     trusted: true,
                     ..Listener::blank()
                 },
