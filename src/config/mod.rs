@@ -251,10 +251,14 @@ impl Default for Config {
         Config {
             shards: cores.clamp(1, keys::SHARDS_MAX),
             listen: vec![
-                Listener { address: tcp([0, 0, 0, 0], 6001), doors: vec![Door::GusherClient], ..Listener::blank() },
+                Listener {
+                    address: tcp([0, 0, 0, 0], 6001),
+                    doors: vec![Door::Pusher, Door::Push1stSocket, Door::GusherClient],
+                    ..Listener::blank()
+                },
                 Listener {
                     address: tcp([127, 0, 0, 1], 6002),
-                    doors: vec![Door::GusherMaster],
+                    doors: vec![Door::Push1st, Door::GusherMaster],
                     trusted: true,
                     ..Listener::blank()
                 },
