@@ -355,7 +355,7 @@ impl Signed<'_> {
         let mut seen = HashSet::new();
         channels.retain(|channel| seen.insert(channel.clone()));
         if channels.is_empty() {
-            return Err(reply::missing(if alone { "channels" } else { "channel" }));
+            return Err(reply::missing("channel"));
         }
         let settings = self.exchange.shard.settings();
         let channels_max = settings.limits.event_channels_max;
