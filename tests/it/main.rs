@@ -2,6 +2,8 @@
 
 #[allow(clippy::unwrap_used, reason = "what goes wrong here ends the test that asked")]
 mod client;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod crowds;
 mod http;
 mod jobs;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
