@@ -1,9 +1,8 @@
 //! Servers for transcripts: the built binary as a child process with a configuration and ports of its own.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
@@ -94,8 +93,8 @@ impl Settings {
         self.apps.iter().find(|app| app.name == name).ok_or_else(|| format!("this server has no app {name}"))
     }
 
-    /// Writes `hydrant.toml` and the public keys that it names into `directory`.
-    fn write(&self, directory: &Path, addresses: &Addresses) -> Result<(), String> {
+    /// Writes `hydrant.toml` and the public keys that it names into `directory`. The kernel chooses the ports.
+    fn write(&self, directory: &Path) -> Result<(), String> {
         let pem = |name: &str| directory.join(format!("{name}.pem"));
         for name in ["test", "other"] {
             write(&pem(name), &token::public_pem(name)?)?;
@@ -106,13 +105,13 @@ impl Settings {
         ]);
         values.extend(self.values.clone());
         let mut listeners = String::new();
-        for (name, address, doors, trusted) in [
-            ("public", addresses.public, r#"["pusher", "push1st-socket", "gusher"]"#, false),
-            ("trusted", addresses.trusted, r#"["push1st", "gusher-master"]"#, true),
-            ("api", addresses.api, r#"["push1st"]"#, false),
-            ("ops", addresses.ops, r#"["ops"]"#, true),
+        for (name, doors, trusted) in [
+            ("public", r#"["pusher", "push1st-socket", "gusher"]"#, false),
+            ("trusted", r#"["push1st", "gusher-master"]"#, true),
+            ("api", r#"["push1st"]"#, false),
+            ("ops", r#"["ops"]"#, true),
         ] {
-            listeners += &format!("[[listen]]\naddress = \"{address}\"\ndoors = {doors}\ntrusted = {trusted}\n");
+            listeners += &format!("[[listen]]\naddress = \"127.0.0.1:0\"\ndoors = {doors}\ntrusted = {trusted}\n");
             values.retain(|key, value| match key.split_once('.') {
                 Some((of, key)) if of == name => {
                     listeners += &format!("{key} = {value}\n");
@@ -161,18 +160,13 @@ impl Server {
     /// Starts the binary of this build, or the one that `HYDRANT_BIN` names, and waits until it is ready.
     pub(crate) fn start(settings: &Settings) -> Result<Self, String> {
         let binary = std::env::var_os("HYDRANT_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_hydrant").into());
-        // Between choosing a port and the server's binding it, somebody else may take it.
-        Self::start_once(&binary, settings).or_else(|_| Self::start_once(&binary, settings))
-    }
-
-    fn start_once(binary: &OsString, settings: &Settings) -> Result<Self, String> {
         let directory = tempfile::tempdir().map_err(|e| format!("temporary directory: {e}"))?.keep();
-        let addresses = free_addresses()?;
-        settings.write(&directory, &addresses)?;
+        settings.write(&directory)?;
         let log = File::create(directory.join("log")).map_err(|e| format!("log file: {e}"))?;
         let mut child = Command::new("sh")
             .args(["-c", BECOME_SERVER, "sh"])
-            .args([binary, directory.as_os_str()])
+            .arg(&binary)
+            .arg(&directory)
             .current_dir(&directory)
             .stdin(Stdio::piped())
             .stdout(log.try_clone().map_err(|e| format!("log file: {e}"))?)
@@ -180,25 +174,32 @@ impl Server {
             .spawn()
             .map_err(|e| format!("start {}: {e}", binary.display()))?;
         let lifeline = child.stdin.take();
+        // until the log says where it listens
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let addresses = Addresses { public: nowhere, trusted: nowhere, api: nowhere, ops: nowhere };
         let mut server = Self { addresses, directory, child, lifeline };
-        match server.wait_until_ready() {
+        match server.wait_until_ready(settings) {
             Ok(()) => Ok(server),
             Err(reason) => Err(format!("the server did not start: {reason}\n{}", server.log())),
         }
     }
 
-    fn wait_until_ready(&mut self) -> Result<(), String> {
+    fn wait_until_ready(&mut self, settings: &Settings) -> Result<(), String> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let answer = http::request(self.addresses.ops, "GET", "/readyz", &[], b"").map(|response| response.status);
-            if answer == Ok(200) {
-                return Ok(());
+            let found = self.all_listening();
+            if found.len() == 4 + settings.listeners.len() {
+                let address = |index: usize| found[index].parse().map_err(|e| format!("{}: {e}", found[index]));
+                let (public, trusted, api, ops) = (address(0)?, address(1)?, address(2)?, address(3)?);
+                self.addresses = Addresses { public, trusted, api, ops };
+                let answer = http::request(ops, "GET", "/readyz", &[], b"")?;
+                return if answer.status == 200 { Ok(()) } else { Err(format!("/readyz: {}", answer.status)) };
             }
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(format!("it ended, {status}"));
             }
             if Instant::now() > deadline {
-                return Err(format!("/readyz still answers {answer:?}"));
+                return Err(format!("it listens on {found:?} only"));
             }
             thread::sleep(Duration::from_millis(5));
         }
@@ -215,10 +216,15 @@ impl Server {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
-    /// True addresses of [`Settings::listeners`], as the server logged them.
+    /// True addresses of [`Settings::listeners`].
     pub(crate) fn listening(&self) -> Vec<String> {
+        self.all_listening().split_off(4)
+    }
+
+    /// True addresses of all listeners, as far as the log has them.
+    fn all_listening(&self) -> Vec<String> {
         let log = self.whole_log();
-        let lines = log.lines().filter(|line| line.contains(" listening ")).skip(4);
+        let lines = log.lines().filter(|line| line.contains(" listening ") && line.contains(" trusted="));
         lines.filter_map(|line| Some(line.split_once("address=")?.1.split(' ').next()?.to_owned())).collect()
     }
 
@@ -233,7 +239,7 @@ impl Server {
         let is_change = |line: &&str| line.contains("configuration reloaded") && !line.contains("changes=0");
         let reloads = || self.whole_log().lines().filter(is_change).count();
         let before = reloads();
-        settings.write(&self.directory, &self.addresses)?;
+        settings.write(&self.directory)?;
         self.signal("HUP");
         let deadline = Instant::now() + PATIENCE;
         while reloads() == before {
@@ -292,14 +298,6 @@ pub(crate) fn shared_app() -> Result<App, String> {
     (number <= POOL).then_some(app).ok_or_else(|| format!("more than {POOL} apps of the shared server"))
 }
 
-/// Loopback addresses with different ports that nobody listens on.
-fn free_addresses() -> Result<Addresses, String> {
-    let bind = || TcpListener::bind("127.0.0.1:0").map_err(|e| format!("no free port: {e}"));
-    let listeners = [bind()?, bind()?, bind()?, bind()?];
-    let address = |index: usize| listeners[index].local_addr().map_err(|e: std::io::Error| e.to_string());
-    Ok(Addresses { public: address(0)?, trusted: address(1)?, api: address(2)?, ops: address(3)? })
-}
-
 #[test]
 fn configuration_is_toml() {
     let directory = tempfile::tempdir().unwrap();
@@ -315,7 +313,7 @@ fn configuration_is_toml() {
         ],
         listeners: vec!["address = \"unix:{directory}/socket\"\ndoors = [\"ops\"]".to_owned()],
     };
-    settings.write(directory.path(), &free_addresses().unwrap()).unwrap();
+    settings.write(directory.path()).unwrap();
     let config: toml::Table = fs::read_to_string(directory.path().join("hydrant.toml")).unwrap().parse().unwrap();
     assert_eq!(config["limits"]["ping_interval_ms"].as_integer(), Some(300));
     assert_eq!(config["gusher"]["open_apps"].as_bool(), Some(true));
