@@ -99,6 +99,7 @@ fn readme_first_event() {
     network::own("readme_first_event", || {
         let folder = checkout();
         let folder = folder.path();
+        succeeds(&mut bash(folder, &readme("secret")));
         let server = Dev::start(&mut bash(folder, &format!("exec {}", readme("server"))));
         let token = succeeds(&mut bash(folder, &format!("{}echo $TOKEN", readme("token")))).stdout;
         fs::write(folder.join("listen.py"), readme("listen.py")).unwrap();
@@ -152,6 +153,7 @@ fn readme_behind_nginx() {
         let folder = folder.path();
         let (private, public) = openssl_pair(folder);
         fs::rename(public, folder.join("shop.pem")).unwrap();
+        fs::write(folder.join("shop.secret"), "what the shop's backend signs with").unwrap();
         fs::write(folder.join("hydrant.toml"), readme("hydrant.toml")).unwrap();
         succeeds(&mut bash(folder, "target/release/hydrant check-config --config hydrant.toml"));
         let serve = "exec target/release/hydrant serve --config hydrant.toml";
