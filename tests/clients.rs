@@ -57,6 +57,10 @@ level = "hydrant=debug"
 /// How long a step may take; the programs themselves give up earlier, and say what they waited for.
 const STEP_MAX: Duration = Duration::from_secs(90);
 
+fn python() -> String {
+    installed("venv/bin/python").display().to_string()
+}
+
 /// Runs a program of `tests/clients/` with a server beside it, in a network of their own.
 fn converse(test: &str, interpreter: &str, script: &str) {
     network::own(test, || {
@@ -96,11 +100,29 @@ fn converse(test: &str, interpreter: &str, script: &str) {
 fn client(interpreter: &str, script: &str) -> Command {
     let mut client = command(interpreter);
     client.arg(project("tests/clients").join(script)).args(ADDRESSES).args(APP);
-    client.env("NODE_MODULES", installed("node/node_modules")).env("PYTHONUNBUFFERED", "1");
+    client
+        .env("NODE_MODULES", installed("node/node_modules"))
+        .env("PYTHONUNBUFFERED", "1")
+        .env("PYTHONDONTWRITEBYTECODE", "1");
     client
 }
 
 #[test]
 fn pusher_js() {
     converse("pusher_js", "node", "pusher_js.mjs");
+}
+
+#[test]
+fn pusher_js_in_chromium() {
+    converse("pusher_js_in_chromium", "node", "chromium.mjs");
+}
+
+#[test]
+fn pusher_sdk_of_python() {
+    converse("pusher_sdk_of_python", &python(), "pusher_sdk.py");
+}
+
+#[test]
+fn pysher() {
+    converse("pysher", &python(), "pysher_client.py");
 }

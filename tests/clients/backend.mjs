@@ -66,17 +66,6 @@ export async function startBackend(heard, pages = {}) {
     await new Promise((resolve) => listener.listen(Number(backendPort), backendHost, resolve));
 }
 
-// Of pusher-js: where the server and the backend are.
-export const clientOptions = (user) => ({
-    wsHost: host,
-    wsPort: Number(port),
-    forceTLS: false,
-    enabledTransports: ["ws"],
-    cluster: "",
-    channelAuthorization: { endpoint: `${backendUrl}/auth`, transport: "ajax", params: { user } },
-    userAuthentication: { endpoint: `${backendUrl}/user-auth`, transport: "ajax", params: { user } },
-});
-
 export function end(cameTrue) {
     process.exit(cameTrue ? 0 : 1);
 }

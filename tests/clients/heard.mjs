@@ -1,4 +1,4 @@
-// What clients hear, kept until it is asked for, and steps that are told one line each. For Node and for browsers.
+// What programs in Node and pages have in common: what clients hear is kept until it is asked for; each step is told.
 
 const PATIENCE_MS = 50_000;
 const SHOWN_MAX = 15; // of what came last and nobody asked for, where something is missed
@@ -45,6 +45,24 @@ export class Heard {
     }
 }
 
+// Data that must arrive as it is.
+export const DATA = {
+    text: "žluťoučký kůň ☃ 👍 \u2028 </script>",
+    deep: { list: [1, null, true, { a: [] }], number: 0.5 },
+    empty: "",
+};
+
+// Of pusher-js. `backend` is the URL of the app's own backend, empty for a page that comes from there.
+export const clientOptions = (host, port, backend, user) => ({
+    wsHost: host,
+    wsPort: Number(port),
+    forceTLS: false,
+    enabledTransports: ["ws"],
+    cluster: "",
+    channelAuthorization: { endpoint: `${backend}/auth`, transport: "ajax", params: { user } },
+    userAuthentication: { endpoint: `${backend}/user-auth`, transport: "ajax", params: { user } },
+});
+
 // Hears what a client of pusher-js tells of its connection and its user.
 export function listen(heard, who, client) {
     client.connection.bind("state_change", ({ current }) => heard.put(who, null, current, client.connection.socket_id));
@@ -77,9 +95,9 @@ export async function play(say, steps) {
     for (const [name, step] of Object.entries(steps)) {
         try {
             await step();
-            say(`ok      ${name}`);
+            await say(`ok      ${name}`);
         } catch (error) {
-            say(`FAILED  ${name}: ${error.stack ?? error}`);
+            await say(`FAILED  ${name}: ${error.stack ?? error}`);
             return false;
         }
     }

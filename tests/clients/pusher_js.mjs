@@ -1,8 +1,8 @@
 // pusher-js, built for Node, and Pusher's server SDK for Node.
 import assert from "node:assert/strict";
 
-import { app, clientOptions, end, makeSdk, packages, sdk, startBackend } from "./backend.mjs";
-import { FAILED, Heard, SUCCEEDED, listen, listenOn, play, subscribe } from "./heard.mjs";
+import { app, backendUrl, end, host, makeSdk, packages, port, sdk, startBackend } from "./backend.mjs";
+import { DATA, FAILED, Heard, SUCCEEDED, clientOptions, listen, play, subscribe } from "./heard.mjs";
 
 const PusherJs = packages("pusher-js");
 const heard = new Heard();
@@ -10,7 +10,7 @@ const clients = {};
 
 function makeClient(who, user = who, more = {}) {
     const { key = app.key, ...options } = more;
-    clients[who] = new PusherJs(key, { ...clientOptions(user), ...options });
+    clients[who] = new PusherJs(key, { ...clientOptions(host, port, backendUrl, user), ...options });
     listen(heard, who, clients[who]);
     return clients[who];
 }
@@ -41,8 +41,6 @@ const get = (path, params) => answer(sdk.get({ path, params }));
 function listenForClientEvents(who, channel, event) {
     channel.bind(event, (data, { user_id }) => heard.put(who, channel.name, `${event} of`, user_id));
 }
-
-const DATA = { text: "žluťoučký kůň ☃ 👍 \u2028 </script>", deep: { list: [1, null, true, { a: [] }], number: 0.5 }, empty: "" };
 
 const came = await play(console.log, {
     "connects": async () => {
