@@ -10,6 +10,8 @@ mod leaks;
 mod limits;
 mod operations;
 mod player;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod push1st;
 mod server;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod shutdown;

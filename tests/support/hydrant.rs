@@ -196,7 +196,7 @@ impl Server {
     }
 
     pub(crate) fn address(&self, door: &str) -> SocketAddr {
-        let found = self.listening.iter().find(|(doors, _)| doors == door);
+        let found = self.listening.iter().find(|(doors, _)| doors.split(", ").any(|name| name == door));
         found.unwrap_or_else(|| panic!("no listener for {door} among {:?}", self.listening)).1
     }
 }
@@ -234,7 +234,11 @@ impl Dev {
 
     /// Where the listener is whose door has this word.
     pub(crate) fn address(&self, door: &str) -> SocketAddr {
-        let line = self.text.lines().find(|line| line.ends_with(&format!("({door})")));
+        let serves = |line: &&str| {
+            let doors = line.rsplit_once('(').and_then(|(_, doors)| doors.strip_suffix(')'));
+            line.starts_with("  http://") && doors.is_some_and(|doors| doors.split(", ").any(|name| name == door))
+        };
+        let line = self.text.lines().find(serves);
         let line = line.unwrap_or_else(|| panic!("no listener for {door}:\n{}", self.text));
         let rest = line.trim_start().strip_prefix("http://").expect("a URL");
         rest.split(' ').next().unwrap_or(rest).parse().expect("an address")

@@ -1,6 +1,7 @@
 //! The HTTP API: `/apps/{id}/…`, signed.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -351,6 +352,8 @@ impl Signed<'_> {
             }
             channels.extend(self.parameters().filter(|(name, _)| name == "channels[]").map(|(_, value)| value));
         }
+        let mut seen = HashSet::new();
+        channels.retain(|channel| seen.insert(channel.clone()));
         if channels.is_empty() {
             return Err(reply::missing(if alone { "channels" } else { "channel" }));
         }
