@@ -219,6 +219,7 @@ transcripts! { pusher:
     ping
     ping_at_once
     presence
+    presence_again
     presence_bad_channel_data
     presence_disconnect
     presence_grace
@@ -261,11 +262,13 @@ transcripts! { pusher:
     unknown_app
     unknown_apps
     unknown_paths
+    unsubscribe_own_channel
     unsubscribe_without_subscription
     unsubscribed
     unsupported_events
     users
     watchlist
+    watchlist_of_oneself
     watchlist_off
     watchlist_states
     worked_examples
