@@ -2,6 +2,8 @@
 //! clients that nobody here wrote. `scripts/test` installs those.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+#[path = "support/installed.rs"]
+mod installed;
 #[path = "support/network.rs"]
 mod network;
 #[path = "support/hydrant.rs"]
@@ -9,9 +11,10 @@ mod program;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use installed::{installed, project};
 use program::{Dev, Ended, PROGRAM, Running, Server, command, openssl_pair, post, run};
 use socket2::{Domain, Socket, Type};
 use tokio_tungstenite::tungstenite::client;
@@ -19,17 +22,6 @@ use tokio_tungstenite::tungstenite::client;
 /// What step 3 makes arrive.
 const GREETING: &str = r#"{"channel":"news","event":"greeting","data":{"hello":"world"}}"#;
 const PUSHER_GREETING: &str = r#"{"event":"greeting","channel":"news","data":"{\"hello\":\"world\"}"}"#;
-
-fn project(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// A path that `scripts/test` makes.
-fn installed(path: &str) -> PathBuf {
-    let path = project("target").join(path);
-    assert!(path.exists(), "{} is missing: run ./scripts/test, which installs it", path.display());
-    path
-}
 
 /// The README's block behind the comment `<!-- run: NAME -->`.
 fn readme(name: &str) -> String {
@@ -99,6 +91,7 @@ fn readme_first_event() {
     network::own("readme_first_event", || {
         let folder = checkout();
         let folder = folder.path();
+        succeeds(&mut bash(folder, &readme("secret")));
         let server = Dev::start(&mut bash(folder, &format!("exec {}", readme("server"))));
         let token = succeeds(&mut bash(folder, &format!("{}echo $TOKEN", readme("token")))).stdout;
         fs::write(folder.join("listen.py"), readme("listen.py")).unwrap();
@@ -152,6 +145,7 @@ fn readme_behind_nginx() {
         let folder = folder.path();
         let (private, public) = openssl_pair(folder);
         fs::rename(public, folder.join("shop.pem")).unwrap();
+        fs::write(folder.join("shop.secret"), "what the shop's backend signs with").unwrap();
         fs::write(folder.join("hydrant.toml"), readme("hydrant.toml")).unwrap();
         succeeds(&mut bash(folder, "target/release/hydrant check-config --config hydrant.toml"));
         let serve = "exec target/release/hydrant serve --config hydrant.toml";

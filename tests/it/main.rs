@@ -10,6 +10,8 @@ mod jobs;
 mod leaks;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod limits;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod openapi;
 mod operations;
 mod player;
 mod server;

@@ -139,20 +139,27 @@ impl Lines {
         Self { seen: Vec::new(), more }
     }
 
+    /// Waits for the next line; `None` once the stream has ended.
+    pub(crate) fn next(&mut self, patience: Duration) -> Result<Option<String>, RecvTimeoutError> {
+        match self.more.recv_timeout(patience) {
+            Ok(line) => {
+                self.seen.push(line.clone());
+                Ok(Some(line))
+            }
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(late) => Err(late),
+        }
+    }
+
     /// Waits for the next line that has `part` in it.
     pub(crate) fn until(&mut self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.more.recv_timeout(left) {
-                Ok(line) => {
-                    self.seen.push(line.clone());
-                    if line.contains(part) {
-                        return line;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => panic!("no {part:?} within {PATIENCE:?}:\n{}", self.seen.join("\n")),
-                Err(RecvTimeoutError::Disconnected) => panic!("it ended without {part:?}:\n{}", self.seen.join("\n")),
+            match self.next(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Some(line)) if line.contains(part) => return line,
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without {part:?}:\n{}", self.seen.join("\n")),
+                Err(_) => panic!("no {part:?} within {PATIENCE:?}:\n{}", self.seen.join("\n")),
             }
         }
     }

@@ -218,10 +218,8 @@ pub(super) fn data_too_large(bytes_max: usize) -> Response {
     )
 }
 
-pub(super) fn method_not_allowed(allow: &'static str) -> Response {
-    let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, format!("Method not allowed, use {allow}"));
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    response
+pub(super) fn method_not_allowed(allow: &str) -> Response {
+    http::allow(refuse(StatusCode::METHOD_NOT_ALLOWED, format!("Method not allowed, use {allow}")), allow)
 }
 
 /// A plain request for the address of sockets.
