@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
+use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -166,6 +167,26 @@ async fn a_pusher_webhook_is_signed_and_of_the_exact_type() {
 }
 
 #[tokio::test]
+async fn headers_are_written_as_documented() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hooks = start();
+    let url = format!("http://{}/in", listener.local_addr().unwrap());
+    hooks.replace(&quick(), &[app(&url, Format::Pusher, "secret")]).unwrap();
+    see(&hooks, "x", Observed::Occupied);
+    let (mut stream, _) = tokio::time::timeout(WAIT_MAX, listener.accept()).await.unwrap().unwrap();
+    let mut bytes = Vec::new();
+    while !bytes.ends_with(b"]}") {
+        assert_ne!(stream.read_buf(&mut bytes).await.unwrap(), 0);
+    }
+    let text = String::from_utf8(bytes).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let signature = format!("X-Pusher-Signature: {}", sign("secret", body.as_bytes()));
+    for line in ["POST /in HTTP/1.1", "Content-Type: application/json", "X-Pusher-Key: key", &signature] {
+        assert!(head.split("\r\n").any(|sent| sent == line), "{line} in {head}");
+    }
+}
+
+#[tokio::test]
 async fn a_push1st_hook_is_as_the_original_sends_it() {
     let mut sink = Sink::start(&[status(200)]).await;
     let hooks = start();
@@ -298,4 +319,32 @@ async fn operators_see_what_is_parked_and_replay_it() {
     sink.next().await;
     until("it is told", || hooks.report()[0].delivered == 1).await;
     node.drain().await;
+}
+
+/// What stands in the documentation between two texts.
+fn documented<'a>(begin: &str, end: &str) -> &'a str {
+    const DOCUMENT: &str = include_str!("../docs/hooks.md");
+    let (_, rest) = DOCUMENT.split_once(begin).unwrap_or_else(|| panic!("{begin:?} is in the documentation"));
+    rest.split_once(end).unwrap_or_else(|| panic!("{end:?} follows {begin:?}")).0
+}
+
+#[tokio::test]
+async fn the_documentation_shows_what_is_so() {
+    let body = documented("\n\n{\"time_ms\":", "\n");
+    let signature = documented("\nX-Pusher-Signature: ", "\n");
+    assert_eq!(sign(documented("\nsecret = \"", "\""), format!("{{\"time_ms\":{body}").as_bytes()), signature);
+    for line in documented("in a string:\n\n```\n", "\n```").lines().chain(documented("/hooks\n", "\n$").lines()) {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+    let script = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(script.path(), documented("```lua\n", "```")).unwrap();
+    let url = format!("lua://{}", script.path().display());
+    let hooks = start();
+    hooks.replace(&Settings::default(), &[app(&url, Format::Lua, "")]).unwrap();
+    let session = SessionName { prefix: None, id: ConnectionId { nonce: 0, slot: 5, shard: 0, node: 0 } };
+    let event = Event::new("hi", Data::AsSent(r#"{"text":"hello"}"#.into()), 1);
+    see(&hooks, "room-1", Observed::Occupied);
+    see(&hooks, "room-1", Observed::ClientEvent { event, session, user: None });
+    until("both calls", || hooks.report()[0].delivered + hooks.report()[0].failed == 2).await;
+    assert_eq!(hooks.report()[0].last_error, None);
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::event::Event;
+use super::event::{Event, Member};
 use super::id::{AppKey, ChannelName, ConnectionId, UserId};
 
 /// One thing that happened to a channel. Only channels of apps that have hooks are observed, and none whose name begins
@@ -28,7 +28,12 @@ pub enum Observed {
     /// It has lost its last.
     Vacated,
     /// A connection subscribed.
-    Joined(SessionName),
+    Joined {
+        /// Who.
+        session: SessionName,
+        /// The member that it is on a presence channel.
+        member: Option<Member>,
+    },
     /// A connection's subscription ended, for whatever reason.
     Left(SessionName),
     /// A user's first connection is a member.

@@ -15,7 +15,7 @@ use super::message::{Letter, Subscriber, Target};
 use super::observation::{Observation, Observed, SessionName};
 use super::rejection::Rejection;
 use super::request::{Answer, ChannelInfo, Part, Ticket, Which};
-use super::{Core, Effect, Frames, Settings};
+use super::{Core, Effect, Frames};
 
 /// Up to so many subscribers are told of each change of their number at once.
 const COUNT_AT_ONCE_MAX: u64 = 100;
@@ -91,13 +91,13 @@ impl Core {
             self.notify(app, channel, Notice::MemberAdded(channel, member));
         }
         let is_member = member.is_some();
-        if self.channels.join(app, channel.clone(), who, member) {
-            self.observe(app, channel, |_| Observed::Occupied);
+        if self.channels.join(app, channel.clone(), who, member.clone()) {
+            self.observe(app, channel, || Observed::Occupied);
         }
         if let Some(Member { user, info }) = new {
-            self.observe(app, channel, |_| Observed::MemberAdded { user, info });
+            self.observe(app, channel, || Observed::MemberAdded { user, info });
         }
-        self.observe(app, channel, |_| Observed::Joined(who.session.clone()));
+        self.observe(app, channel, || Observed::Joined { session: who.session.clone(), member });
         let home = self.channels.get(app, channel);
         let members = home.filter(|_| is_member).map(|home| home.members().cloned().collect());
         let cached = ChannelKind::of(channel.as_str()).is_cache.then(|| self.look_into_cache(app, channel));
@@ -110,7 +110,7 @@ impl Core {
             return Cached::Event(event.clone());
         }
         if home.tell_miss() {
-            self.observe(app, channel, |_| Observed::CacheMiss);
+            self.observe(app, channel, || Observed::CacheMiss);
         }
         Cached::Nothing
     }
@@ -120,7 +120,7 @@ impl Core {
         let grace_ms = self.settings.app(app).presence_grace.as_millis() as u64;
         let leaves_ms = (broken && grace_ms > 0).then_some(self.now_ms + grace_ms);
         let left = self.channels.leave(app, channel, who, leaves_ms);
-        self.observe(app, channel, |_| Observed::Left(who.session.clone()));
+        self.observe(app, channel, || Observed::Left(who.session.clone()));
         if let (Some(user), Some(at_ms)) = (left.missing, leaves_ms) {
             self.put_off(at_ms, app, channel, What::MemberLeaves(user));
         }
@@ -128,14 +128,14 @@ impl Core {
             self.member_removed(app, channel, user);
         }
         if left.vacated {
-            self.observe(app, channel, |_| Observed::Vacated);
+            self.observe(app, channel, || Observed::Vacated);
         }
         self.count_changed(app, channel);
     }
 
     fn member_removed(&mut self, app: &AppKey, channel: &ChannelName, user: UserId) {
         self.notify(app, channel, Notice::MemberRemoved(channel, &user));
-        self.observe(app, channel, |_| Observed::MemberRemoved { user });
+        self.observe(app, channel, || Observed::MemberRemoved { user });
     }
 
     /// Tells subscribers how many they are, if the app wants that: at once, or when enough time has passed.
@@ -156,7 +156,7 @@ impl Core {
     fn tell_count(&mut self, app: &AppKey, channel: &ChannelName) {
         let count = self.channels.get(app, channel).map_or(0, ChannelHome::subscriptions);
         self.notify(app, channel, Notice::SubscriptionCount(channel, count));
-        self.observe(app, channel, |_| Observed::SubscriptionCount(count));
+        self.observe(app, channel, || Observed::SubscriptionCount(count));
     }
 
     /// An event for a channel that is at home here.
@@ -172,7 +172,9 @@ impl Core {
         let publisher = event.about.as_ref().and_then(|about| about.session.clone());
         match publisher {
             Some(session) => self.observe_client_event(app, channel, &mut event, session),
-            None if ChannelKind::of(channel.as_str()).is_cache => self.cache(app, channel, &event),
+            None if ChannelKind::of(channel.as_str()).is_cache && target.is_everybody() => {
+                self.cache(app, channel, &event);
+            }
             None => {}
         }
         let shards = match self.channels.get(app, channel).filter(|home| home.is_occupied()) {
@@ -196,7 +198,7 @@ impl Core {
         if let (Some(user), Some(about)) = (&user, &mut event.about) {
             *about = Arc::new(About { user: Some(user.clone()), ..(**about).clone() });
         }
-        self.observe(app, channel, |_| Observed::ClientEvent { event: event.clone(), session, user });
+        self.observe(app, channel, || Observed::ClientEvent { event: event.clone(), session, user });
     }
 
     fn cache(&mut self, app: &AppKey, channel: &ChannelName, event: &Event) {
@@ -256,10 +258,10 @@ impl Core {
         }
     }
 
-    fn observe(&mut self, app: &AppKey, channel: &ChannelName, what: impl FnOnce(&Settings) -> Observed) {
+    fn observe(&mut self, app: &AppKey, channel: &ChannelName, what: impl FnOnce() -> Observed) {
         if self.settings.app(app).observed && !channel.as_str().starts_with('#') {
-            let what = what(&self.settings);
-            self.effects.push(Effect::Observed(Observation { app: app.clone(), channel: channel.clone(), what }));
+            let observation = Observation { app: app.clone(), channel: channel.clone(), what: what() };
+            self.effects.push(Effect::Observed(observation));
         }
     }
 

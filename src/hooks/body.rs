@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::core::{AppKey, ChannelName, Event, Observation, Observed, SessionName, UserId};
+use crate::core::{AppKey, ChannelName, Event, Member, Observation, Observed, SessionName, UserId};
 
 use super::settings::{Format, Kind};
 
@@ -18,24 +18,22 @@ pub(super) struct Happening {
     pub(super) channel: ChannelName,
     pub(super) what: Observed,
     pub(super) kind: Kind,
-    /// With [`Observed::Joined`]: the user who became a member by it, and the user's info.
-    pub(super) member: Option<(UserId, Bytes)>,
     /// What it takes in memory, in bytes.
     pub(super) weight: usize,
 }
 
 impl Happening {
-    pub(super) fn new(observation: Observation, member: Option<(UserId, Bytes)>) -> Self {
+    pub(super) fn new(observation: Observation) -> Self {
         let Observation { app, channel, what } = observation;
         let texts = match &what {
             Observed::MemberAdded { user, info } => user.as_str().len() + info.len(),
             Observed::MemberRemoved { user } => user.as_str().len(),
             Observed::ClientEvent { event, .. } => event.weight(),
+            Observed::Joined { member: Some(Member { user, info }), .. } => user.as_str().len() + info.len(),
             _ => 0,
         };
-        let member_bytes = member.as_ref().map_or(0, |(user, info)| user.as_str().len() + info.len());
-        let weight = WEIGHT_OF_ITS_OWN + channel.as_str().len() + texts + member_bytes;
-        Self { kind: Kind::of(&what), app, channel, what, member, weight }
+        let weight = WEIGHT_OF_ITS_OWN + channel.as_str().len() + texts;
+        Self { kind: Kind::of(&what), app, channel, what, weight }
     }
 }
 
@@ -90,7 +88,7 @@ fn pusher_event(happening: &Happening) -> Option<PusherEvent<'_>> {
             told.user_id = user.as_ref().map(UserId::as_str);
         }
         Observed::SubscriptionCount(count) => told.subscription_count = Some(*count),
-        Observed::Occupied | Observed::Vacated | Observed::Joined(_) | Observed::Left(_) | Observed::CacheMiss => {}
+        Observed::Occupied | Observed::Vacated | Observed::Joined { .. } | Observed::Left(_) | Observed::CacheMiss => {}
     }
     Some(told)
 }
@@ -110,7 +108,7 @@ pub(super) struct Trigger {
 pub(super) fn trigger(happening: &Happening) -> Option<Trigger> {
     let event = happening.kind.word(Format::Push1st)?;
     let (session, data) = match &happening.what {
-        Observed::Joined(session) => (session.to_string(), happening.member.as_ref().map(member)),
+        Observed::Joined { session, member } => (session.to_string(), member.as_ref().map(identity)),
         Observed::Left(session) => (session.to_string(), None),
         Observed::ClientEvent { event, session, .. } => {
             (session.to_string(), Some(message(&happening.channel, event, session)))
@@ -135,16 +133,16 @@ pub(super) fn push1st(app_id: &str, happening: &Happening) -> Option<Vec<u8>> {
     Some(serde_json::to_vec(&body).expect("strings are JSON"))
 }
 
-fn member((user, info): &(UserId, Bytes)) -> String {
+fn identity(member: &Member) -> String {
     #[derive(Serialize)]
-    struct Member<'a> {
+    struct Identity<'a> {
         #[serde(rename = "user-id")]
         user_id: &'a str,
         #[serde(rename = "user-info")]
         user_info: &'a RawValue,
     }
-    let member = Member { user_id: user.as_str(), user_info: raw(info) };
-    serde_json::to_string(&member).expect("strings and raw JSON are JSON")
+    let identity = Identity { user_id: member.user.as_str(), user_info: raw(&member.info) };
+    serde_json::to_string(&identity).expect("strings and raw JSON are JSON")
 }
 
 /// A client's message with what Push1ST adds to it, its keys sorted.
@@ -195,7 +193,7 @@ mod tests {
     use crate::core::{About, ConnectionId, Data};
 
     fn happening(what: Observed) -> Happening {
-        Happening::new(Observation { app: "k".into(), channel: "presence-x".into(), what }, None)
+        Happening::new(Observation { app: "k".into(), channel: "presence-x".into(), what })
     }
 
     fn session(prefix: Option<&str>) -> SessionName {
@@ -230,7 +228,7 @@ mod tests {
             Observed::SubscriptionCount(3),
             r#"{"name":"subscription_count","channel":"presence-x","subscription_count":3}"#,
         );
-        check(Observed::Joined(session(None)), "");
+        check(Observed::Joined { session: session(None), member: None }, "");
         let sent = |data: &str, user: &str| {
             let begin = r#"{"name":"client_event","channel":"presence-x","event":"client-x""#;
             format!(r#"{begin},"data":{data},"socket_id":"32.2"{user}}}"#)
@@ -261,13 +259,12 @@ mod tests {
         };
         check(happening(Observed::Occupied), &plain("register", ""));
         check(happening(Observed::Vacated), &plain("unregister", ""));
-        check(happening(Observed::Joined(session(None))), &plain("join", "32.2"));
+        check(happening(Observed::Joined { session: session(None), member: None }), &plain("join", "32.2"));
         check(happening(Observed::Left(session(Some("bob")))), &plain("leave", "bob.32.2"));
         check(happening(Observed::CacheMiss), "none");
         let joined = |info: &'static str| {
-            let observation =
-                Observation { app: "k".into(), channel: "presence-x".into(), what: Observed::Joined(session(None)) };
-            Happening::new(observation, Some(("1".into(), Bytes::from_static(info.as_bytes()))))
+            let member = Member { user: "1".into(), info: Bytes::from_static(info.as_bytes()) };
+            happening(Observed::Joined { session: session(None), member: Some(member) })
         };
         check(
             joined(r#"{"n":1}"#),

@@ -109,7 +109,7 @@ mod tests {
             let observation = Observation { app: "k".into(), channel: channel.into(), what };
             let words = &mut self.words;
             self.hold.release(now, |happening| words.push(word(&happening)));
-            self.hold.pass(Arc::new(Happening::new(observation, None)), HOLD, now, |told| words.push(word(&told)));
+            self.hold.pass(Arc::new(Happening::new(observation)), HOLD, now, |told| words.push(word(&told)));
         }
 
         fn told_by(&mut self, ms: u64) -> Vec<String> {

@@ -14,6 +14,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 pub(super) fn client(is_tls: bool) -> ClientBuilder {
     let builder = Client::builder()
         .redirect(reqwest::redirect::Policy::none())
+        .http1_title_case_headers() // as documentation everywhere writes them, for receivers that compare bytes
         .user_agent(concat!("hydrant/", env!("CARGO_PKG_VERSION")));
     // Without redirects plain HTTP never needs TLS, so it must not fail where no authorities are installed.
     if is_tls { builder } else { builder.tls_certs_only([]) }

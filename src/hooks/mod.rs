@@ -19,18 +19,17 @@ mod webhook;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use serde::Serialize;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::core::{AppKey, ChannelName, Observation, Observed, UserId};
+use crate::core::{AppKey, Observation};
 
 use body::Happening;
 use hold::Hold;
@@ -77,7 +76,7 @@ struct Office {
 struct Directory {
     hold: Duration,
     endpoint_bytes_max: usize,
-    apps: HashMap<AppKey, App>,
+    apps: BTreeMap<AppKey, App>,
 }
 
 #[derive(Default)]
@@ -244,8 +243,7 @@ impl Hooks {
     }
 
     /// Takes what a shard saw. Neither waits nor fails; where the control plane lags behind by `inbox_max`, it is lost and
-    /// counted. Each channel's observations have to come in the order in which they happened, and a `MemberAdded` right
-    /// before the `Joined` that made it.
+    /// counted. Each channel's observations have to come in the order in which they happened.
     pub fn observe(&self, observation: Observation) {
         if self.0.inbox.try_send(Message::Observed(observation)).is_err() {
             self.0.office.overflows.fetch_add(1, Ordering::Release);
@@ -259,8 +257,8 @@ impl Hooks {
 
     /// Tells these endpoints from now on, with these settings. An endpoint that was there before under the same app, URL
     /// and format goes on with what is queued and parked for it, in its new ways. What is queued or parked for one that is
-    /// gone is forgotten; what was under way comes to its end. A Lua script is loaded anew if its file, its memory or
-    /// its time has changed, and begins when the old one is through with what waits there.
+    /// gone is forgotten; what was under way comes to its end. A Lua script is loaded anew if its file or
+    /// one of its limits has changed, and begins when the old one is through with what waits there.
     ///
     /// Blocks while scripts are loaded. rustls needs a process-wide crypto provider.
     ///
@@ -306,7 +304,7 @@ impl Hooks {
 
     // ------------------------------------------------------------------ for operators
 
-    /// Every endpoint.
+    /// Every endpoint, by app.
     pub fn report(&self) -> Vec<EndpointReport> {
         self.0.office.directory().listed().map(|(app, listed)| listed.report(app)).collect()
     }
@@ -402,7 +400,7 @@ impl Office {
         let shared = Arc::new(settings.clone());
         let pool = Arc::new(Semaphore::new(settings.in_flight_max.min(Semaphore::MAX_PERMITS)));
         let mut new =
-            Directory { hold: settings.hold, endpoint_bytes_max: settings.endpoint_bytes_max, apps: HashMap::new() };
+            Directory { hold: settings.hold, endpoint_bytes_max: settings.endpoint_bytes_max, apps: BTreeMap::new() };
         let mut deeds: Vec<Box<dyn FnOnce() + '_>> = Vec::new();
         for app in apps {
             let known = left.entry(&app.app).or_default();
@@ -594,8 +592,6 @@ fn sum(one: Counts, other: Counts) -> Counts {
 async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
     let mut arrived = Vec::new();
     let mut hold = Hold::default();
-    let mut joining: HashMap<(AppKey, ChannelName), (UserId, Bytes)> = HashMap::new();
-    let mut overflows = 0;
     loop {
         let due = hold.next();
         tokio::select! {
@@ -605,30 +601,15 @@ async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
         let directory = office.directory();
         let now = Instant::now();
         let tell_pusher = |happening| directory.tell(&happening, |format| format == Format::Pusher);
-        // where something was lost, a member may be followed by somebody else's join
-        let seen = office.overflows.load(Ordering::Acquire);
-        let is_whole = std::mem::replace(&mut overflows, seen) == seen;
-        if !is_whole {
-            joining.clear();
-        }
         for message in arrived.drain(..) {
             match message {
                 Message::Observed(observation) => {
-                    if !directory.apps.contains_key(&observation.app) {
-                        continue;
-                    }
-                    let before = if joining.is_empty() { None } else { joining.remove(&place(&observation)) };
-                    let member = match &observation.what {
-                        Observed::Joined(_) => before,
-                        Observed::MemberAdded { user, info } if is_whole => {
-                            joining.insert(place(&observation), (user.clone(), info.clone()));
-                            None
-                        }
-                        _ => None,
-                    };
-                    let happening = Arc::new(Happening::new(observation, member));
+                    let Some(app) = directory.apps.get(&observation.app) else { continue };
+                    let happening = Arc::new(Happening::new(observation));
                     directory.tell(&happening, |format| format != Format::Pusher);
-                    hold.pass(happening, directory.hold, now, tell_pusher);
+                    if app.listed.iter().any(|listed| listed.endpoint.format == Format::Pusher) {
+                        hold.pass(happening, directory.hold, now, tell_pusher);
+                    }
                 }
                 Message::Release(released) => {
                     hold.release_all(tell_pusher);
@@ -644,8 +625,4 @@ async fn distribute(mut inbox: mpsc::Receiver<Message>, office: Arc<Office>) {
         }
     }
     office.put(Directory::default());
-}
-
-fn place(observation: &Observation) -> (AppKey, ChannelName) {
-    (observation.app.clone(), observation.channel.clone())
 }

@@ -422,7 +422,7 @@ mod tests {
         fn push(&mut self, channel: &str) {
             let what = Observed::SubscriptionCount(self.pushed);
             let observation = Observation { app: "k".into(), channel: channel.into(), what };
-            self.queue.push(Arc::new(Happening::new(observation, None)), self.now());
+            self.queue.push(Arc::new(Happening::new(observation)), self.now());
             self.pushed += 1;
         }
 

@@ -41,7 +41,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            timeout: Duration::from_secs(5),
+            timeout: Duration::from_secs(10),
             retry: Duration::from_secs(300),
             retry_pause: Duration::from_secs(1),
             hold: Duration::from_secs(3),
@@ -180,7 +180,7 @@ impl Kind {
         match what {
             Observed::Occupied => Kind::Occupied,
             Observed::Vacated => Kind::Vacated,
-            Observed::Joined(_) => Kind::Joined,
+            Observed::Joined { .. } => Kind::Joined,
             Observed::Left(_) => Kind::Left,
             Observed::MemberAdded { .. } => Kind::MemberAdded,
             Observed::MemberRemoved { .. } => Kind::MemberRemoved,
