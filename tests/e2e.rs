@@ -99,9 +99,10 @@ fn readme_first_event() {
             ("websocat", bash(folder, &(readme("token") + &readme("websocat")))),
             ("python", bash(folder, &format!("{}python3 listen.py \"$TOKEN\"", readme("token")))),
             ("browser", browser(&readme("browser"), token.trim_end())),
+            ("Pusher, websocat", bash(folder, &readme("pusher"))),
         ];
-        let printed = all_hear(clients, &mut bash(folder, &readme("push")), 2);
-        assert_eq!(printed.matches(GREETING).count(), 2, "{printed}");
+        let printed = all_hear(clients, &mut bash(folder, &(readme("push") + &readme("signed"))), 3);
+        assert_eq!((printed.matches(GREETING).count(), printed.matches("{}").count()), (2, 1), "{printed}");
         assert_eq!(server.running.stop().code, Some(0));
     });
 }

@@ -1,4 +1,4 @@
-//! `/healthz`, `/readyz`, `/version`: on the ops listener, and on gusher's two sides as its v3 has them.
+//! `/healthz`, `/readyz`, `/version`: on the ops listener, beside Pusher's doors, and on gusher's two sides as its v3 has them.
 
 use hyper::{Method, StatusCode};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use hydrant::ops::{health, metrics};
-use hydrant::protocol::{gusher, pusher};
+use hydrant::protocol::{gusher, push1st, pusher};
 use hydrant::shard::route::Route;
 use serde_json::Value;
 
@@ -17,13 +17,16 @@ type Door = (&'static str, Vec<(&'static str, &'static [Route])>);
 
 /// Addresses of sockets, which are not looked up.
 const PUSHER_SOCKETS: &[Route] = &[("GET", "/app/{app_key}"), ("GET", "/pusher/app/{app_key}")];
+const RAW_SOCKETS: &[Route] = &[("GET", "/ws/app/{app_key}/{channels}")];
 
-fn doors() -> [Door; 4] {
+fn doors() -> [Door; 6] {
     let health = ("", health::ROUTES);
     [
         ("gusher", vec![("/gcs/", gusher::V1_CLIENT), ("/v1/", gusher::V3_CLIENT), health]),
         ("gusher-master", vec![("/api/", gusher::V1_MASTER), ("/v1/", gusher::V3_MASTER), health]),
         ("pusher", vec![("", PUSHER_SOCKETS), ("", pusher::ROUTES), health]),
+        ("push1st", vec![("", push1st::ROUTES)]),
+        ("push1st-socket", vec![("", RAW_SOCKETS)]),
         ("ops", vec![("", metrics::ROUTES), health]),
     ]
 }
@@ -105,15 +108,15 @@ fn example(document: &Value, operation: &Operation) -> String {
 /// A server with every door, and where each is.
 fn server() -> (Server, Vec<(&'static str, SocketAddr)>) {
     let app = r#"[{ id = "shop", key = "shop-key", secret = "secret" }]"#;
-    let listeners = ["address = \"127.0.0.1:0\"\ndoors = [\"pusher\"]"];
-    let server = start_with(&[("apps", app)], &listeners);
-    let others: Vec<SocketAddr> = server.listening().iter().map(|address| address.parse().unwrap()).collect();
+    let server = start_with(&[("apps", app)], &[]);
     let addresses = server.addresses;
     let doors = [
         ("gusher", addresses.public),
         ("gusher-master", addresses.trusted),
         ("ops", addresses.ops),
-        ("pusher", others[0]),
+        ("pusher", addresses.public),
+        ("push1st", addresses.api),
+        ("push1st-socket", addresses.public),
     ];
     (server, doors.to_vec())
 }
@@ -138,7 +141,8 @@ fn every_described_call_is_answered() {
             assert!(kinds.get(kind).is_some(), "{what}: {} is {kind}, not {kinds}", response.status);
             if !operation.opens_socket() || door == "gusher" {
                 let response = http::request(address, "DELETE", &path, &[], b"").unwrap();
-                assert_eq!(response.status, 405, "{what}");
+                let wrong_method = if door == "push1st" { 400 } else { 405 };
+                assert_eq!(response.status, wrong_method, "{what}");
             }
         }
     }
