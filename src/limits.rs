@@ -22,7 +22,7 @@ pub struct Limits {
     pub channel_name_bytes_max: usize,
     /// Event name, in bytes. Beyond it: the publish is refused.
     pub event_name_bytes_max: usize,
-    /// User id, in bytes. Beyond it: the handshake is refused.
+    /// User id, or what a raw Push1ST socket calls its session, in bytes. Beyond it: the handshake is refused.
     pub user_id_bytes_max: usize,
     /// Regular expression of a push by pattern, in bytes. Beyond it: the push is refused.
     pub pattern_bytes_max: usize,

@@ -23,6 +23,7 @@ use crate::protocol::apps::Apps;
 use crate::protocol::dialects;
 use crate::protocol::gusher::token::Tokens;
 use crate::protocol::gusher::{ClientDoor, Gusher, MasterDoor};
+use crate::protocol::push1st::{ApiDoor, SocketDoor};
 use crate::protocol::pusher::PusherDoor;
 use crate::protocol::pusher::idempotency::Idempotency;
 use crate::shard::door::FrontDoor;
@@ -260,12 +261,16 @@ impl Node {
     }
 }
 
-/// One of each door that a listener may name.
-struct OneOfEach(Vec<(Door, Arc<dyn FrontDoor>)>);
+/// One of each door that a listener may name. Of one that is laxer on a trusted listener there are two: for listeners that
+/// are trusted and for those that are not.
+struct OneOfEach(Vec<(Door, Option<bool>, Arc<dyn FrontDoor>)>);
 
 impl OneOfEach {
     fn of(&self, listener: &config::Listener) -> Vec<Arc<dyn FrontDoor>> {
-        let named = |door: &Door| self.0.iter().find(|(name, _)| name == door).map(|(_, door)| door.clone());
+        let named = |door: &Door| {
+            let fits = |trusted: Option<bool>| trusted.is_none_or(|trusted| trusted == listener.trusted);
+            self.0.iter().find(|(name, trusted, _)| name == door && fits(*trusted)).map(|(_, _, door)| door.clone())
+        };
         listener.doors.iter().filter_map(named).collect()
     }
 }
@@ -276,12 +281,16 @@ fn doors(config: &Config, kept: &Kept) -> anyhow::Result<OneOfEach> {
     let apps = Arc::new(Apps::new(&config.apps, &before));
     *before = apps.clone();
     let idempotency = kept.idempotency.clone();
-    let pusher = PusherDoor { apps, activity_timeout: config.pusher.activity_timeout, idempotency };
+    let pusher = PusherDoor { apps: apps.clone(), activity_timeout: config.pusher.activity_timeout, idempotency };
+    let push1st = |trusted| Arc::new(ApiDoor { apps: apps.clone(), trusted });
     Ok(OneOfEach(vec![
-        (Door::Pusher, Arc::new(pusher)),
-        (Door::GusherClient, Arc::new(ClientDoor(gusher.clone()))),
-        (Door::GusherMaster, Arc::new(MasterDoor(gusher))),
-        (Door::Ops, Arc::new(OpsDoor)),
+        (Door::Pusher, None, Arc::new(pusher)),
+        (Door::Push1st, Some(true), push1st(true)),
+        (Door::Push1st, Some(false), push1st(false)),
+        (Door::Push1stSocket, None, Arc::new(SocketDoor(apps.clone()))),
+        (Door::GusherClient, None, Arc::new(ClientDoor(gusher.clone()))),
+        (Door::GusherMaster, None, Arc::new(MasterDoor(gusher))),
+        (Door::Ops, None, Arc::new(OpsDoor)),
     ]))
 }
 

@@ -361,7 +361,8 @@ fn dev_takes_apps_and_keeps_those_of_a_file() {
     let file = folder.path().join("hydrant.toml");
     let dev = Dev::anywhere(&["--config", file.to_str().unwrap()]);
     assert_eq!((dev.app("id"), dev.app("key"), dev.app("secret")), ("7", "filed", "none"));
-    contains(dev.line("const socket"), &["/c/ws/filed?token="]);
+    contains(dev.line("const gusher"), &["/c/ws/filed?token="]);
+    contains(dev.line("const socket"), &["/app/filed?protocol=7"]);
 }
 
 #[test]

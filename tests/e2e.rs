@@ -2,6 +2,8 @@
 //! clients that nobody here wrote. `scripts/test` installs those.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+#[path = "support/installed.rs"]
+mod installed;
 #[path = "support/network.rs"]
 mod network;
 #[path = "support/hydrant.rs"]
@@ -9,26 +11,17 @@ mod program;
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use installed::{installed, project};
 use program::{Dev, Ended, PROGRAM, Running, Server, command, openssl_pair, post, run};
 use socket2::{Domain, Socket, Type};
 use tokio_tungstenite::tungstenite::client;
 
 /// What step 3 makes arrive.
 const GREETING: &str = r#"{"channel":"news","event":"greeting","data":{"hello":"world"}}"#;
-
-fn project(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
-}
-
-/// A path that `scripts/test` makes.
-fn installed(path: &str) -> PathBuf {
-    let path = project("target").join(path);
-    assert!(path.exists(), "{} is missing: run ./scripts/test, which installs it", path.display());
-    path
-}
+const PUSHER_GREETING: &str = r#"{"event":"greeting","channel":"news","data":"{\"hello\":\"world\"}"}"#;
 
 /// The README's block behind the comment `<!-- run: NAME -->`.
 fn readme(name: &str) -> String {
@@ -73,20 +66,22 @@ fn succeeds(command: &mut Command) -> Ended {
     ended
 }
 
-/// Starts clients, waits until each is subscribed, runs `push`, and waits until each has heard it `times`.
-fn all_hear(clients: Vec<(&str, Command)>, push: &mut Command, times: usize) {
+/// Starts clients, waits until each is subscribed, runs `push`, and waits until each has heard it `times`. A client whose
+/// name begins with `Pusher` hears it in Pusher's words. Returns what `push` printed.
+fn all_hear(clients: Vec<(&str, Command)>, push: &mut Command, times: usize) -> String {
     let mut clients: Vec<_> =
         clients.into_iter().map(|(name, mut command)| (name, Running::start(&mut command))).collect();
     for (_, client) in &mut clients {
-        client.stdout.until("gusher.subscribe_succeeded");
+        client.stdout.until("succeeded");
     }
     let pushed = succeeds(push);
-    assert_eq!(pushed.stdout.matches(GREETING).count(), times, "{}", pushed.stdout);
     for (name, client) in &mut clients {
+        let expected = if name.starts_with("Pusher") { PUSHER_GREETING } else { GREETING };
         for _ in 0..times {
-            assert_eq!(client.stdout.until("greeting"), GREETING, "{name}");
+            assert_eq!(client.stdout.until("greeting"), expected, "{name}");
         }
     }
+    pushed.stdout
 }
 
 // ------------------------------------------------------------------ README
@@ -96,6 +91,7 @@ fn readme_first_event() {
     network::own("readme_first_event", || {
         let folder = checkout();
         let folder = folder.path();
+        succeeds(&mut bash(folder, &readme("secret")));
         let server = Dev::start(&mut bash(folder, &format!("exec {}", readme("server"))));
         let token = succeeds(&mut bash(folder, &format!("{}echo $TOKEN", readme("token")))).stdout;
         fs::write(folder.join("listen.py"), readme("listen.py")).unwrap();
@@ -103,8 +99,10 @@ fn readme_first_event() {
             ("websocat", bash(folder, &(readme("token") + &readme("websocat")))),
             ("python", bash(folder, &format!("{}python3 listen.py \"$TOKEN\"", readme("token")))),
             ("browser", browser(&readme("browser"), token.trim_end())),
+            ("Pusher, websocat", bash(folder, &readme("pusher"))),
         ];
-        all_hear(clients, &mut bash(folder, &readme("push")), 2);
+        let printed = all_hear(clients, &mut bash(folder, &(readme("push") + &readme("signed"))), 3);
+        assert_eq!((printed.matches(GREETING).count(), printed.matches("{}").count()), (2, 1), "{printed}");
         assert_eq!(server.running.stop().code, Some(0));
     });
 }
@@ -120,11 +118,22 @@ fn dev_prints_lines_that_work() {
             let ports = ["gusher", "gusher-master", "ops"].map(|door| server.address(door).port());
             assert_eq!(ports, [6001, 6002, 9601]);
             let line = |start: &str| format!("{}\n", server.line(start));
-            let script: String = ["const socket", "socket.onopen", "socket.onmessage"].map(line).concat();
-            let clients =
-                vec![("websocat", bash(folder, &(line("TOKEN=") + &line("echo ")))), ("browser", browser(&script, ""))];
-            let push = line("curl ") + &line("target/release/hydrant publish");
-            all_hear(clients, &mut bash(folder, &push), 2);
+            let script = |name: &str| -> String {
+                [format!("const {name}"), format!("{name}.onopen"), format!("{name}.onmessage")]
+                    .map(|start| line(&start))
+                    .concat()
+            };
+            let echo = |start: &str| line(&format!("echo '{{\"event\":\"{start}"));
+            let clients = vec![
+                ("gusher, websocat", bash(folder, &(line("TOKEN=") + &echo("gusher")))),
+                ("gusher, browser", browser(&script("gusher"), "")),
+                ("Pusher, websocat", bash(folder, &echo("pusher"))),
+                ("Pusher, browser", browser(&script("socket"), "")),
+            ];
+            let push = line("curl ") + &line("target/release/hydrant publish --url");
+            let signed = line("target/release/hydrant publish --secret");
+            let printed = all_hear(clients, &mut bash(folder, &(push + &signed)), 3);
+            assert_eq!((printed.matches(GREETING).count(), printed.matches("{}").count()), (2, 1), "{printed}");
             assert_eq!(server.running.stop().code, Some(0));
         }
     });
@@ -137,6 +146,7 @@ fn readme_behind_nginx() {
         let folder = folder.path();
         let (private, public) = openssl_pair(folder);
         fs::rename(public, folder.join("shop.pem")).unwrap();
+        fs::write(folder.join("shop.secret"), "what the shop's backend signs with").unwrap();
         fs::write(folder.join("hydrant.toml"), readme("hydrant.toml")).unwrap();
         succeeds(&mut bash(folder, "target/release/hydrant check-config --config hydrant.toml"));
         let serve = "exec target/release/hydrant serve --config hydrant.toml";

@@ -160,11 +160,16 @@ impl Guide<'_> {
     fn text(&self, node: &Node) -> String {
         let mut out = String::from("Hydrant is running, with credentials made for this boot. Ctrl-C ends it.\n\n");
         for listener in node.listeners() {
-            let purpose = match &*listener.names {
-                [only] if only == Door::GusherClient.word() => "clients connect here",
-                [only] if only == Door::GusherMaster.word() => "backends push here, without credentials",
-                [only] if only == Door::Ops.word() => "health and metrics",
-                _ => "several doors",
+            let serves =
+                |doors: &[Door]| doors.iter().any(|door| listener.names.iter().any(|name| name == door.word()));
+            let purpose = if serves(&[Door::GusherMaster]) {
+                "backends push here, without credentials"
+            } else if serves(&[Door::GusherClient, Door::Pusher, Door::Push1stSocket]) {
+                "clients connect here"
+            } else if serves(&[Door::Ops]) {
+                "health and metrics"
+            } else {
+                "backends push here"
             };
             let reach = if listener.address.is_local() { "from this machine" } else { "from any machine" };
             let url = url(&listener.address).unwrap_or_else(|| listener.address.to_string());
@@ -180,18 +185,51 @@ impl Guide<'_> {
         let gusher = &self.config.gusher;
         let client = door(Door::GusherClient, &gusher.client_prefix);
         let master = door(Door::GusherMaster, &gusher.master_prefix);
+        let pusher = door(Door::Pusher, "/");
         if let (Some(client), Some(master)) = (client, master) {
-            self.paste(&mut out, &client.replacen("http", "ws", 1), &master);
+            let _ = writeln!(out, "Paste into a second terminal what fits your clients.\n");
+            if let Some(pusher) = &pusher {
+                self.paste_pusher(&mut out, pusher);
+            }
+            self.paste_gusher(&mut out, &client.replacen("http", "ws", 1));
+            self.paste_push(&mut out, pusher.as_deref(), &master);
         }
         out
     }
 
-    /// The first event in three steps. `client` and `master` are URLs that end with their prefix.
-    fn paste(&self, out: &mut String, client: &str, master: &str) {
+    /// A Pusher client. `url` ends with `/`.
+    fn paste_pusher(&self, out: &mut String, url: &str) {
+        const SUBSCRIBE: &str = r#"{"event":"pusher:subscribe","data":{"channel":"news"}}"#;
+        let socket = format!("{}app/{}?protocol=7", url.replacen("http", "ws", 1), self.app.key);
+        let _ = writeln!(
+            out,
+            "Pusher: connect, and subscribe to the channel \"news\".\n\n\
+             echo '{SUBSCRIBE}' | websocat -n \"{socket}\"\n\n   \
+             Or in a browser: open about:blank, and paste into its console:\n\n\
+             const socket = new WebSocket(\"{socket}\");\n\
+             socket.onopen = () => socket.send('{SUBSCRIBE}');\n\
+             socket.onmessage = (message) => console.log(message.data);\n"
+        );
+        if let Ok(url) = reqwest::Url::parse(url) {
+            let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
+            let path = url.path().trim_end_matches('/');
+            let path = if path.is_empty() { String::new() } else { format!(", wsPath: \"{path}\"") };
+            let _ = writeln!(
+                out,
+                "   pusher-js, and Laravel Echo on top of it:\n\n\
+                 new Pusher(\"{}\", {{ wsHost: \"{host}\", wsPort: {port}{path}, forceTLS: false, \
+                 enabledTransports: [\"ws\"], cluster: \"\" }})\n",
+                self.app.key
+            );
+        }
+    }
+
+    /// A gusher client. `url` ends with the prefix of its client side.
+    fn paste_gusher(&self, out: &mut String, url: &str) {
         const SUBSCRIBE: &str = r#"{"event":"gusher.subscribe","data":{"channel":"news"}}"#;
         let key = &self.app.key;
-        let program = std::env::args().next().unwrap_or_else(|| "hydrant".to_owned());
         let ready = self.pair.as_ref().and_then(|pair| ready_token(pair, key));
+        let program = program();
         let sign =
             |path: &str| format!("$({program} token gusher --key {path} --app {key} --user alice --channel '*')");
         let (token, why) = match (&ready, &self.key_file) {
@@ -201,28 +239,43 @@ impl Guide<'_> {
         };
         let _ = writeln!(
             out,
-            "Paste into a second terminal:\n\n\
-             1. A token for the user alice. Your backend will sign such tokens with its private key{why}.\n\n\
+            "gusher: a token for the user alice; your backend will sign such tokens with its private key{why}. Then \
+             connect, and subscribe.\n\n\
              TOKEN={token}\n\n\
-             2. Connect, and subscribe to the channel \"news\".\n\n\
-             echo '{SUBSCRIBE}' | websocat -n \"{client}ws/{key}?token=$TOKEN\"\n"
+             echo '{SUBSCRIBE}' | websocat -n \"{url}ws/{key}?token=$TOKEN\"\n"
         );
         if let Some(token) = ready {
             let _ = writeln!(
                 out,
-                "   Or in a browser: open about:blank, and paste into its console:\n\n\
-                 const socket = new WebSocket(\"{client}ws/{key}?token={token}\");\n\
-                 socket.onopen = () => socket.send('{SUBSCRIBE}');\n\
-                 socket.onmessage = (message) => console.log(message.data);\n"
+                "   Or in a browser:\n\n\
+                 const gusher = new WebSocket(\"{url}ws/{key}?token={token}\");\n\
+                 gusher.onopen = () => gusher.send('{SUBSCRIBE}');\n\
+                 gusher.onmessage = (message) => console.log(message.data);\n"
             );
         }
+    }
+
+    /// The first event. The URLs end with `/`.
+    fn paste_push(&self, out: &mut String, pusher: Option<&str>, master: &str) {
+        const DATA: &str = r#"news greeting '{"hello":"world"}'"#;
+        let App { id, key, secret, .. } = self.app;
+        let program = program();
         let _ = writeln!(
             out,
-            "3. In a third terminal, push an event, and see it arrive. Either of:\n\n\
-             curl -d 'data={{\"hello\":\"world\"}}' '{master}push/{key}/news/greeting'\n\
-             {program} publish --url '{master}' --app {key} news greeting '{{\"hello\":\"world\"}}'\n"
+            "In a third terminal, push an event, and see it arrive, whatever the client speaks. Any of:\n\n\
+             curl -d 'data={{\"hello\":\"world\"}}' '{master}push/{key}/news/greeting'"
         );
+        if let (Some(url), Some(secret)) = (pusher, secret) {
+            let secret = secret.expose();
+            let _ = writeln!(out, "{program} publish --secret {secret} --id {id} --url '{url}' --app {key} {DATA}");
+        }
+        let _ = writeln!(out, "{program} publish --url '{master}' --app {key} {DATA}\n");
     }
+}
+
+/// This program, as it was called.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "hydrant".to_owned())
 }
 
 /// A token that works at once, for the browser snippet.

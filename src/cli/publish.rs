@@ -1,12 +1,17 @@
-//! `hydrant publish`: one event to one channel, through a server's trusted listener.
+//! `hydrant publish`: one event to one channel, through a server's trusted listener, or signed through a public one.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{anyhow, bail};
 use reqwest::Url;
 use reqwest::header::CONTENT_TYPE;
 
+use crate::credential::signature::AppSecrets;
+
+/// gusher's master side, where no credentials are asked for.
 const DEFAULT_URL: &str = "http://127.0.0.1:6002/api/";
+/// Pusher's HTTP API, for whoever has the secret.
+const DEFAULT_SIGNED_URL: &str = "http://127.0.0.1:6001/";
 
 /// What the server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -14,9 +19,16 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Publish one event to a channel
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The trusted listener with gusher's master prefix
-    #[arg(long, value_name = "URL", default_value = DEFAULT_URL, value_parser = http_url)]
-    url: Url,
+    /// The trusted listener with gusher's master prefix [default: http://127.0.0.1:6002/api/]; with --secret, a listener
+    /// of the door pusher [default: http://127.0.0.1:6001/]
+    #[arg(long, value_name = "URL", value_parser = http_url)]
+    url: Option<Url>,
+    /// The app's id, for a signed publish
+    #[arg(long, value_name = "ID", requires = "secret")]
+    id: Option<String>,
+    /// The app's secret: publish through Pusher's API, signed
+    #[arg(long, value_name = "SECRET", env = "HYDRANT_PUBLISH_SECRET", hide_env_values = true, requires = "id")]
+    secret: Option<String>,
     /// The app's key
     #[arg(long, value_name = "KEY")]
     app: String,
@@ -40,28 +52,52 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn publish(args: Args) -> anyhow::Result<()> {
-    let mut url = args.url.clone();
-    if let Ok(mut segments) = url.path_segments_mut() {
-        segments.pop_if_empty().extend(["push", &args.app, &args.channel, &args.event]);
+    let default = if args.secret.is_some() { DEFAULT_SIGNED_URL } else { DEFAULT_URL };
+    let base = args.url.clone().map_or_else(|| Url::parse(default), Ok)?;
+    let mut url = base.clone();
+    let signed = args.id.as_deref().zip(args.secret.as_deref());
+    let (content_type, body) = match signed {
+        Some((id, _)) => {
+            add_segments(&mut url, &["apps", id, "events"]);
+            let Args { event, channel, data, .. } = &args;
+            let body = serde_json::json!({ "name": event, "channel": channel, "data": data });
+            ("application/json", body.to_string())
+        }
+        None => {
+            add_segments(&mut url, &["push", &args.app, &args.channel, &args.event]);
+            ("application/x-www-form-urlencoded", form(&[("data", &args.data)]))
+        }
+    };
+    if let Some((_, secret)) = signed {
+        let unix_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let secrets = AppSecrets::new(&args.app, [secret]);
+        let query = secrets.sign_request("POST", url.path(), &[], body.as_bytes(), unix_s);
+        url.set_query(Some(&query));
     }
     // a proxy for the web does not lead to a server of one's own
     let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
-    let body = form(&[("data", &args.data)]);
-    let mut request = client.post(url).header(CONTENT_TYPE, "application/x-www-form-urlencoded").body(body);
+    let mut request = client.post(url).header(CONTENT_TYPE, content_type).body(body);
     if let Some(token) = &args.token {
         request = request.bearer_auth(token);
     }
     let response = request.send().await.map_err(|error| {
         let reason = root(&error);
-        anyhow!("cannot reach {}: {reason}; is the server running, and is --url right?", args.url)
+        anyhow!("cannot reach {base}: {reason}; is the server running, and is --url right?")
     })?;
     let status = response.status();
     let answer = response.text().await?;
     if !status.is_success() {
-        bail!("{} answered {status}: {}", args.url, answer.trim_end());
+        bail!("{base} answered {status}: {}", answer.trim_end());
     }
     println!("{answer}");
     Ok(())
+}
+
+fn add_segments(url: &mut Url, segments: &[&str]) {
+    // only URLs that cannot have a path refuse, which those of HTTP all can
+    if let Ok(mut path) = url.path_segments_mut() {
+        path.pop_if_empty().extend(segments);
+    }
 }
 
 /// An HTTP URL; an error that says what is missing.

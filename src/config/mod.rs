@@ -139,7 +139,8 @@ pub struct App {
     pub publishes_per_s: usize,
     /// Queries to this node per second; 0 = no limit. Beyond it: 429.
     pub reads_per_s: usize,
-    /// Client events of one connection per second; 0 = no limit. Beyond it: error 4301, and the event is dropped.
+    /// Client events of one connection per second; 0 = no limit. Beyond it: error 4301, and the event is dropped; a raw
+    /// Push1ST socket, which has no errors, is closed with 1008.
     pub client_events_per_s: usize,
     /// `data` of one client event, in bytes. Beyond it: an error, and the event is dropped.
     pub client_event_bytes_max: usize,
@@ -250,10 +251,14 @@ impl Default for Config {
         Config {
             shards: cores.clamp(1, keys::SHARDS_MAX),
             listen: vec![
-                Listener { address: tcp([0, 0, 0, 0], 6001), doors: vec![Door::GusherClient], ..Listener::blank() },
+                Listener {
+                    address: tcp([0, 0, 0, 0], 6001),
+                    doors: vec![Door::Pusher, Door::Push1stSocket, Door::GusherClient],
+                    ..Listener::blank()
+                },
                 Listener {
                     address: tcp([127, 0, 0, 1], 6002),
-                    doors: vec![Door::GusherMaster],
+                    doors: vec![Door::Push1st, Door::GusherMaster],
                     trusted: true,
                     ..Listener::blank()
                 },

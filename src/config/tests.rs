@@ -395,7 +395,9 @@ fn warnings() {
         }
     }
     check("", &["there are no apps"]);
-    check("apps = [{id = 'a', key = 'k'}]", &["nobody can connect to app a through gusher"]);
+    check("apps = [{id = 'a', key = 'k'}]", &["app a has no `secret` to sign with and no public key"]);
+    let gusher = "[[listen]]\naddress = ':1'\ndoors = ['gusher']\n";
+    check(&format!("apps = [{{id = 'a', key = 'k'}}]\n{gusher}"), &["nobody can connect to app a through gusher"]);
     check("apps = [{id = 'a', key = 'k', enabled = false}]", &[]);
     let pusher = "[[listen]]\naddress = ':1'\ndoors = ['pusher']\n";
     check(&format!("apps = [{{id = 'a', key = 'k'}}]\n{pusher}"), &["app a has no `secret` to sign with"]);
@@ -717,6 +719,7 @@ fn differences() {
             "gusher.remote.redis: none -> \"redis://h\" (restart)",
             "gusher.remote.timeout_ms: none -> 5000 (restart)",
             "listen[0].address: \"0.0.0.0:6001\" -> \"127.0.0.1:1\" (restart)",
+            "listen[0].doors: [\"pusher\", \"push1st-socket\", \"gusher\"] -> [\"gusher\"] (restart)",
             "listen[1] removed (restart)",
             "listen[2] removed (restart)",
             "log.level: \"info\" -> \"warn\" (restart)",
@@ -820,6 +823,7 @@ fn a_push1st_deployment_starts_unchanged() {
         socket_push: kinds(&[ChannelKind::Private, ChannelKind::Public]),
         legacy_push1st_tokens: true,
         legacy_channel_names: true,
+        client_events_per_s: 0,
         legacy_presence: true,
         ..App::blank()
     };

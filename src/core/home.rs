@@ -276,7 +276,10 @@ impl ChannelHomes {
         let at = (who.session.id.shard, who.dialect);
         match home.audience.iter_mut().find(|(on, reads, _)| (*on, *reads) == at) {
             Some((_, _, count)) => *count += 1,
-            None => home.audience.push((at.0, at.1, 1)),
+            None => {
+                home.audience.reserve_exact(1); // a channel of one's own is common
+                home.audience.push((at.0, at.1, 1));
+            }
         }
         if !who.user.as_str().is_empty() {
             *home.users.entry(who.user.clone()).or_default() += 1;

@@ -42,6 +42,11 @@ pub enum Target {
 }
 
 impl Target {
+    /// Whether it is for whoever subscribes, and not only for some that are named.
+    pub(super) fn is_everybody(&self) -> bool {
+        matches!(self, Target::All | Target::Except(_))
+    }
+
     /// Whether it is for that subscriber.
     pub(super) fn admits(&self, connection: &Connection) -> bool {
         match self {

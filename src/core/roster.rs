@@ -173,8 +173,7 @@ impl Core {
         let publisher = event.about.as_ref().and_then(|about| about.session.clone());
         match publisher {
             Some(session) => self.observe_client_event(app, channel, &mut event, session),
-            // what is for some sessions alone is not for newcomers
-            None if ChannelKind::of(channel.as_str()).is_cache && matches!(target, Target::All | Target::Except(_)) => {
+            None if ChannelKind::of(channel.as_str()).is_cache && target.is_everybody() => {
                 self.cache(app, channel, &event);
             }
             None => {}

@@ -6,6 +6,7 @@
 pub mod apps;
 pub mod gusher;
 mod json;
+pub mod push1st;
 pub mod pusher;
 mod rate;
 
@@ -15,11 +16,21 @@ use crate::core::{Dialect, DialectIndex};
 
 /// Place of gusher's dialect in [`dialects`].
 pub const GUSHER: DialectIndex = 0;
-
 /// Place of Pusher's.
 pub const PUSHER: DialectIndex = 1;
+/// Place of Push1ST's.
+pub const PUSH1ST: DialectIndex = 2;
 
 /// How each protocol writes events, by [`DialectIndex`].
 pub fn dialects() -> Arc<[Arc<dyn Dialect>]> {
-    Arc::new([Arc::new(gusher::dialect::Gusher) as Arc<dyn Dialect>, Arc::new(pusher::dialect::Pusher)])
+    Arc::new([
+        Arc::new(gusher::dialect::Gusher) as Arc<dyn Dialect>,
+        Arc::new(pusher::dialect::Pusher),
+        Arc::new(push1st::dialect::Push1st),
+    ])
+}
+
+/// Whether an event's name is the server's own in some protocol: clients publish none such, on whichever door.
+fn is_reserved_event(name: &str) -> bool {
+    ["pusher:", "pusher_internal:", "gusher."].iter().any(|prefix| name.starts_with(prefix))
 }

@@ -7,6 +7,7 @@
 pub mod door;
 pub mod http;
 pub mod listener;
+pub mod route;
 mod stream;
 pub mod ws;
 
@@ -28,7 +29,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use crate::core::{
-    Answer, CloseReason, Core, Effect, Message, Node, Outcome, Rejection, RequestId, Settings, ShardIndex,
+    Answer, CloseReason, Connection, ConnectionId, Core, Effect, Grant, Message, Node, Outcome, Rejection, RequestId,
+    Settings, ShardIndex,
 };
 use crate::hooks::Hooks;
 use crate::hooks::jobs::Jobs;
@@ -123,6 +125,8 @@ pub struct Shard {
     doors: RefCell<Doors>,
     /// By slot of the core's connections; empty until the handshake is complete.
     conns: RefCell<Vec<Option<Rc<Conn>>>>,
+    /// Connections whose handshake is answered once they are subscribed.
+    subscribing: RefCell<HashMap<ConnectionId, oneshot::Sender<Outcome>>>,
     mailboxes: Arc<[UnboundedSender<Mail>]>,
     mailbox: RefCell<UnboundedReceiver<Mail>>,
     /// Told to end.
@@ -167,6 +171,7 @@ impl Shard {
             doors: RefCell::new(doors),
             shared,
             conns: RefCell::default(),
+            subscribing: RefCell::default(),
             mailboxes,
             mailbox: RefCell::new(mailbox),
             stopping: Cell::new(false),
@@ -244,6 +249,20 @@ impl Shard {
         match tokio::time::timeout(self.settings().limits.request_timeout, answered).await {
             Ok(Ok(Answer::Refused(rejection))) => Err(rejection),
             Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(_)) | Err(_) => Err(Rejection::Overloaded),
+        }
+    }
+
+    /// Subscribes a connection whose handshake is yet to be answered; returns once it is subscribed.
+    async fn subscribe(self: &Rc<Self>, id: ConnectionId, grants: Vec<Grant>) -> Result<(), Rejection> {
+        let (outcome, ended) = oneshot::channel();
+        self.subscribing.borrow_mut().insert(id, outcome);
+        let _subscribing = Subscribing { shard: self, id };
+        self.act(|core| core.subscribe(id.slot, grants));
+        match tokio::time::timeout(self.settings().limits.request_timeout, ended).await {
+            Ok(Ok(Outcome::Refused(rejection))) => Err(rejection),
+            Ok(Ok(Outcome::Subscribed(_) | Outcome::SignedIn { .. })) => Ok(()),
+            // taken down meanwhile, or a shard does not answer
             Ok(Err(_)) | Err(_) => Err(Rejection::Overloaded),
         }
     }
@@ -334,7 +353,13 @@ impl Shard {
     }
 
     fn reply_to_command(self: &Rc<Self>, slot: u32, outcome: Outcome) {
-        let Some(conn) = self.conn(slot) else { return };
+        let Some(conn) = self.conn(slot) else {
+            let id = self.core.borrow().connection(slot).map(Connection::id);
+            if let Some(opening) = id.and_then(|id| self.subscribing.borrow_mut().remove(&id)) {
+                let _ = opening.send(outcome);
+            }
+            return;
+        };
         let step = self.guarded(slot, || conn.session().done(outcome));
         conn.command_ended();
         ws::session::take_step(self, &conn, step);
@@ -392,6 +417,7 @@ impl Shard {
         let Some(conn) = self.conns.borrow_mut().get_mut(slot as usize).and_then(Option::take) else {
             // still shaking hands: whoever does that finds it gone
             self.core.borrow_mut().disconnect(slot, reason);
+            self.subscribing.borrow_mut().retain(|id, _| id.slot != slot);
             return;
         };
         conn.end();
@@ -448,6 +474,18 @@ struct Asked<'a> {
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         self.shard.requests.borrow_mut().remove(&self.request);
+    }
+}
+
+/// A connection whose handshake waits; forgotten when it no longer does.
+struct Subscribing<'a> {
+    shard: &'a Rc<Shard>,
+    id: ConnectionId,
+}
+
+impl Drop for Subscribing<'_> {
+    fn drop(&mut self) {
+        self.shard.subscribing.borrow_mut().remove(&self.id);
     }
 }
 

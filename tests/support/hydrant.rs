@@ -139,20 +139,27 @@ impl Lines {
         Self { seen: Vec::new(), more }
     }
 
+    /// Waits for the next line; `None` once the stream has ended.
+    pub(crate) fn next(&mut self, patience: Duration) -> Result<Option<String>, RecvTimeoutError> {
+        match self.more.recv_timeout(patience) {
+            Ok(line) => {
+                self.seen.push(line.clone());
+                Ok(Some(line))
+            }
+            Err(RecvTimeoutError::Disconnected) => Ok(None),
+            Err(late) => Err(late),
+        }
+    }
+
     /// Waits for the next line that has `part` in it.
     pub(crate) fn until(&mut self, part: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.more.recv_timeout(left) {
-                Ok(line) => {
-                    self.seen.push(line.clone());
-                    if line.contains(part) {
-                        return line;
-                    }
-                }
-                Err(RecvTimeoutError::Timeout) => panic!("no {part:?} within {PATIENCE:?}:\n{}", self.seen.join("\n")),
-                Err(RecvTimeoutError::Disconnected) => panic!("it ended without {part:?}:\n{}", self.seen.join("\n")),
+            match self.next(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Some(line)) if line.contains(part) => return line,
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("it ended without {part:?}:\n{}", self.seen.join("\n")),
+                Err(_) => panic!("no {part:?} within {PATIENCE:?}:\n{}", self.seen.join("\n")),
             }
         }
     }
@@ -189,7 +196,7 @@ impl Server {
     }
 
     pub(crate) fn address(&self, door: &str) -> SocketAddr {
-        let found = self.listening.iter().find(|(doors, _)| doors == door);
+        let found = self.listening.iter().find(|(doors, _)| doors.split(", ").any(|name| name == door));
         found.unwrap_or_else(|| panic!("no listener for {door} among {:?}", self.listening)).1
     }
 }
@@ -227,7 +234,11 @@ impl Dev {
 
     /// Where the listener is whose door has this word.
     pub(crate) fn address(&self, door: &str) -> SocketAddr {
-        let line = self.text.lines().find(|line| line.ends_with(&format!("({door})")));
+        let serves = |line: &&str| {
+            let doors = line.rsplit_once('(').and_then(|(_, doors)| doors.strip_suffix(')'));
+            line.starts_with("  http://") && doors.is_some_and(|doors| doors.split(", ").any(|name| name == door))
+        };
+        let line = self.text.lines().find(serves);
         let line = line.unwrap_or_else(|| panic!("no listener for {door}:\n{}", self.text));
         let rest = line.trim_start().strip_prefix("http://").expect("a URL");
         rest.split(' ').next().unwrap_or(rest).parse().expect("an address")

@@ -302,6 +302,8 @@ impl Import {
         app.push(("socket_push", copied(&self.socket_push, &key_at)));
         let yes = || Node::new(Value::Bool(true), key_at.clone());
         app.extend([("legacy_push1st_tokens", yes()), ("legacy_presence", yes()), ("legacy_channel_names", yes())]);
+        // Push1ST knows no such limit, and its sockets would be closed by it
+        app.push(("client_events_per_s", Node::new(Value::Integer(0), key_at.clone())));
         Some(Node::table(app, key_at.clone()))
     }
 

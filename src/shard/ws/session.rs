@@ -17,7 +17,8 @@ use super::codec::{self, Decoder, Message};
 use super::handshake::{self, NotAnUpgrade};
 use crate::core::AppKey;
 use crate::core::{
-    CloseReason, Connection, ConnectionId, Core, DialectIndex, Hello, Outbox, Outcome, Permissions, Rejection, UserId,
+    CloseReason, Connection, ConnectionId, Core, DialectIndex, Grant, Hello, Outbox, Outcome, Permissions, Rejection,
+    UserId,
 };
 use crate::shard::door::{Farewell, Heard, Session, Step};
 use crate::shard::http::{Exchange, Response, Seat};
@@ -65,6 +66,30 @@ pub fn open(
     welcome: Welcome,
     session: impl FnOnce(ConnectionId) -> Box<dyn Session>,
 ) -> Result<Response, Refusal> {
+    shake_hands(exchange, welcome, session).map(|(_, response)| response)
+}
+
+/// As [`open`], for a client whose `user` is empty and who learns from the handshake alone that it is subscribed: that is
+/// not answered before. Nothing of what is published from then on is missed.
+///
+/// # Errors
+/// As [`open`]; also if the client may not be subscribed to so many channels.
+pub async fn open_subscribed(
+    exchange: &mut Exchange,
+    welcome: Welcome,
+    grants: Vec<Grant>,
+    session: impl FnOnce(ConnectionId) -> Box<dyn Session>,
+) -> Result<Response, Refusal> {
+    let (id, response) = shake_hands(exchange, welcome, session)?;
+    exchange.shard.subscribe(id, grants).await.map_err(Refusal::Rejected)?;
+    Ok(response)
+}
+
+fn shake_hands(
+    exchange: &mut Exchange,
+    welcome: Welcome,
+    session: impl FnOnce(ConnectionId) -> Box<dyn Session>,
+) -> Result<(ConnectionId, Response), Refusal> {
     let accept = handshake::accept(&exchange.request).map_err(Refusal::NotAnUpgrade)?;
     let shard = exchange.shard.clone();
     let id = enter(&shard, exchange, welcome).map_err(Refusal::Rejected)?;
@@ -82,7 +107,7 @@ pub fn open(
             spawn_local(run(shard, conn, early));
         }
     });
-    Ok(handshake::switching_protocols(accept))
+    Ok((id, handshake::switching_protocols(accept)))
 }
 
 /// Completes a handshake only to say no on the socket, where clients of some protocols look for the reason: sends a

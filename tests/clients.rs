@@ -1,0 +1,153 @@
+//! Clients and server SDKs that nobody here wrote, against the built program. What must come true is said step by step in
+//! `tests/clients/`; here those programs are started, and the server as often as they ask. `scripts/test` installs the
+//! packages.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+
+#[path = "support/installed.rs"]
+mod installed;
+#[path = "support/network.rs"]
+mod network;
+#[path = "support/hydrant.rs"]
+mod program;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use installed::{installed, project};
+use program::{PROGRAM, Running, Server, command, openssl_pair, run};
+
+/// Where clients come.
+const PUBLIC: &str = "127.0.0.1:6001";
+/// Where backends come that need no credentials.
+const TRUSTED: &str = "127.0.0.1:6002";
+/// Of the app's own backend, which a program plays.
+const BACKEND: &str = "127.0.0.1:6009";
+/// Id, key and secret of the app. An SDK takes no ids but numbers.
+const APP: [&str; 3] = ["4711", "app-key", "app secret"];
+
+const CONFIG: &str = r#"
+[[listen]]
+address = "127.0.0.1:6001"
+doors = ["pusher", "push1st-socket", "gusher"]
+
+[[listen]]
+address = "127.0.0.1:6002"
+doors = ["push1st", "gusher-master"]
+trusted = true
+
+[[apps]]
+id = "4711"
+key = "app-key"
+secret = "app secret"
+previous_secrets = ["previous secret"]
+gusher_public_keys = ["public.pem"]
+client_events = true
+socket_push = ["public", "private"]
+subscription_count = true
+watchlist = true
+
+[[apps.hooks]]
+url = "http://127.0.0.1:6009/hook"
+
+[[apps]]
+id = "4712"
+key = "only-for-another-site"
+origins = ["another.example"]
+
+[pusher]
+activity_timeout_ms = 1000
+
+[shutdown]
+grace_ms = 500
+
+[log]
+level = "hydrant=debug"
+"#;
+
+/// How long a step may take; the programs themselves give up earlier, and say what they waited for.
+const STEP_MAX: Duration = Duration::from_secs(90);
+
+/// Runs a program of `tests/clients/` with a server beside it, in a network of their own. `more`: further arguments, given
+/// the folder of the server.
+fn converse(test: &str, interpreter: &Path, script: &str, more: impl Fn(&Path) -> Vec<String>) {
+    network::own(test, || {
+        let folder = tempfile::tempdir().unwrap();
+        let folder = folder.path();
+        openssl_pair(folder);
+        fs::write(folder.join("hydrant.toml"), CONFIG).unwrap();
+        let start = || {
+            let mut serve = command(PROGRAM);
+            Server::start(serve.current_dir(folder).args(["serve", "--config", "hydrant.toml"]), 2)
+        };
+        let mut server = start();
+        let mut client = command(interpreter);
+        client.arg(project("tests/clients").join(script)).args([PUBLIC, BACKEND]).args(APP).args(more(folder));
+        client.env("NODE_MODULES", installed("node/node_modules"));
+        client.env("PYTHONUNBUFFERED", "1").env("PYTHONDONTWRITEBYTECODE", "1");
+        let mut client = Running::start(&mut client);
+        while let Ok(Some(line)) = client.stdout.next(STEP_MAX) {
+            println!("{line}");
+            match &*line {
+                "kill the server" => server.running.signal("KILL"),
+                "stop the server" => server.running.signal("TERM"),
+                _ => continue,
+            }
+            server.running.wait();
+            server = start();
+        }
+        let status = client.wait();
+        let ended = server.running.stop();
+        let came_true = status.success() && ended.code == Some(0) && !ended.stderr.contains("panicked");
+        let complaints = client.stderr.all();
+        assert!(came_true, "{script}: {status}\n{complaints}\nserver: {:?}\n{}", ended.code, ended.stderr);
+    });
+}
+
+fn node() -> PathBuf {
+    "node".into()
+}
+
+fn python() -> PathBuf {
+    installed("venv/bin/python")
+}
+
+fn nothing(_: &Path) -> Vec<String> {
+    Vec::new()
+}
+
+#[test]
+fn pusher_js() {
+    converse("pusher_js", &node(), "pusher_js.mjs", nothing);
+}
+
+#[test]
+fn pusher_js_in_chromium() {
+    converse("pusher_js_in_chromium", &node(), "chromium.mjs", nothing);
+}
+
+#[test]
+fn pusher_sdk_of_python() {
+    converse("pusher_sdk_of_python", &python(), "pusher_sdk.py", nothing);
+}
+
+#[test]
+fn pysher() {
+    converse("pysher", &python(), "pysher_client.py", nothing);
+}
+
+#[test]
+fn laravel_echo() {
+    converse("laravel_echo", &node(), "laravel_echo.mjs", nothing);
+}
+
+#[test]
+fn crossing() {
+    converse("crossing", &node(), "crossing.mjs", |folder| {
+        let mut token = command(PROGRAM);
+        token.args(["token", "gusher", "--key"]).arg(folder.join("private.pem"));
+        let token = run(token.args(["--app", APP[1], "--user", "alice", "--channel", "*"]));
+        let websocat = installed("ci-tools/bin/websocat");
+        vec![TRUSTED.into(), token.stdout.trim_end().into(), websocat.display().to_string()]
+    });
+}
