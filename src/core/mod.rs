@@ -395,6 +395,9 @@ impl Core {
 
     /// Subscribes to all of these channels or, when one is refused, to none. Ends with [`Effect::Outcome`].
     ///
+    /// What the connection [finds](Joined) on one of several channels may have changed before the last of them confirmed,
+    /// and of that it is not told; what it must be told of it subscribes to alone.
+    ///
     /// The caller starts no other command of the connection before that.
     pub fn subscribe(&mut self, slot: u32, grants: Vec<Grant>) {
         let Some(connection) = self.connections.get(slot as usize) else { return };

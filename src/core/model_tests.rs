@@ -33,9 +33,9 @@ const USERS: [&str; 3] = ["", "u", "v"];
 const PEOPLE: [&str; 3] = ["x", "y", "z"];
 const SESSIONS: [Option<&str>; 3] = [None, Some("s"), Some("s.t")];
 
-const AUTHORIZE_MS: u64 = 30_000;
-const GRACE_MS: u64 = 15_000;
-const CACHE_MS: u64 = 20_000;
+const AUTHORIZE_MS: u64 = 10_000;
+const GRACE_MS: u64 = 5_000;
+const CACHE_MS: u64 = 8_000;
 const MEMBERS_MAX: usize = 2;
 const MEMBER_BYTES_MAX: usize = 8;
 const SUBSCRIPTIONS_MAX: usize = 4;
@@ -435,8 +435,9 @@ impl World {
                 let names =
                     |users: &[UserId]| users.iter().map(|user| user.as_str().to_owned() + ",").collect::<String>();
                 states = format!("signed .{} .{}\n", names(&online), names(&offline));
-                let found = online.iter().chain(&offline).map(UserId::as_str);
-                assert_eq!(found.collect::<BTreeSet<_>>(), watched.iter().copied().collect());
+                let mut found: Vec<&str> = online.iter().chain(&offline).map(UserId::as_str).collect();
+                found.sort_unstable();
+                assert_eq!(found, watched);
                 self.clients[who].signed_in = Some((person, watched));
             }
         }
@@ -779,6 +780,7 @@ impl World {
         match (verb, live.get(a % live.len().max(1)).copied()) {
             ("connect", _) => {
                 let app = if self.disabled.contains(&shard) { "two" } else { app };
+                let user = USERS[(c % 6).saturating_sub(3)];
                 let (session, must_authorize) = (SESSIONS[e / 2 % 3], e % 2 == 0 && user.is_empty());
                 let patterns = picked(&PATTERNS, f).into_iter().map(Box::from).collect();
                 let user = user.to_owned();
@@ -798,7 +800,8 @@ impl World {
             ("publish matching", _) => self.publish_matching(shard, app, ["", "^a", "b", "cache"][c % 4]),
             ("publish to person", _) => self.publish_to_person(shard, app, person),
             ("terminate", _) => self.terminate(shard, app, person),
-            ("toggle", _) => self.toggle(shard),
+            ("toggle", _) if d % 3 == 0 || self.disabled.contains(&shard) => self.toggle(shard),
+            ("toggle", _) => {}
             ("send to user", _) => self.note(shard, app, dialect, To::User(user.into(), None)),
             ("assign", _) => {
                 let own = format!("assignment {}", self.notes.len());
@@ -826,12 +829,13 @@ impl World {
                 }
             }
             ("fan out", _) => self.fan_out(shard),
-            ("tick", _) => self.tick(a as u64 * 100),
+            ("tick", _) => self.tick(a as u64 * 60),
             (_, None) => {}
             ("disconnect", Some(who)) => self.disconnect(who),
             ("subscribe", Some(who)) => {
-                let several = if c % 2 == 0 { 1 << (b % 8) } else { b };
-                let mut channels: Vec<String> = picked(&CHANNELS, several).into_iter().map(String::from).collect();
+                let one = 1 << if d % 4 == 1 { 5 } else { b % 8 }; // members are many
+                let wanted = picked(&CHANNELS, if c % 4 > 0 { one } else { b & e });
+                let mut channels: Vec<String> = wanted.into_iter().map(String::from).collect();
                 channels.extend(channels.first().cloned().filter(|_| d % 4 == 0));
                 let is_large = f % 16 == 0 && self.clients[who].app == "two";
                 self.command(who, Command::Subscribe { channels, person, is_large });
@@ -900,9 +904,9 @@ fn take(outbox: &mut Outbox, bytes: usize) -> Vec<u8> {
 }
 
 /// What may happen, and how often.
-const VERBS: &str = "12 connect, 4 disconnect, 20 subscribe, 8 unsubscribe, 6 sign in, 16 publish, 2 publish counted, \
-    2 publish matching, 2 publish to person, 4 say, 1 terminate, 1 toggle, 2 send to user, 2 send to connection, 4 assign, \
-    2 query, 16 deliver, 14 fan out, 8 flush, 2 tick, 4 heard";
+const VERBS: &str = "14 connect, 7 disconnect, 24 subscribe, 6 unsubscribe, 6 sign in, 22 publish, 2 publish counted, \
+    2 publish matching, 2 publish to person, 4 say, 1 terminate, 1 toggle, 2 send to user, 2 send to connection, 5 assign, \
+    2 query, 16 deliver, 14 fan out, 8 flush, 4 tick, 6 heard";
 
 proptest! {
     #[test]

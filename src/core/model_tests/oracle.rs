@@ -204,6 +204,12 @@ impl World {
                 members.extend(missing.map(|(user, _)| user.clone()));
             }
             assert_eq!((info.subscriptions, info.members), (sessions.len() as u64, members.len() as u64));
+            let core = &self.cores[usize::from(self.cores[0].home(app, channel))];
+            for (who, id) in self.ids.iter().enumerate() {
+                let home = core.channels.get(&app.into(), &info.name);
+                let user = home.and_then(|home| home.member_of(*id)).map(|user| user.as_str().to_owned());
+                assert_eq!(user, sessions.get(&who).cloned().flatten(), "{who} on {channel}");
+            }
             let cached = self.homes.cached.get(&(app.to_owned(), channel.to_owned()));
             let cached = cached.map(|(number, _, until_ms)| (*number, until_ms - self.now_ms));
             assert_eq!(info.cached.as_ref().map(|(event, ms)| (number(event), *ms)), cached);
