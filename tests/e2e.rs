@@ -91,6 +91,7 @@ fn readme_first_event() {
     network::own("readme_first_event", || {
         let folder = checkout();
         let folder = folder.path();
+        succeeds(&mut bash(folder, &readme("secret")));
         let server = Dev::start(&mut bash(folder, &format!("exec {}", readme("server"))));
         let token = succeeds(&mut bash(folder, &format!("{}echo $TOKEN", readme("token")))).stdout;
         fs::write(folder.join("listen.py"), readme("listen.py")).unwrap();
@@ -98,9 +99,10 @@ fn readme_first_event() {
             ("websocat", bash(folder, &(readme("token") + &readme("websocat")))),
             ("python", bash(folder, &format!("{}python3 listen.py \"$TOKEN\"", readme("token")))),
             ("browser", browser(&readme("browser"), token.trim_end())),
+            ("Pusher, websocat", bash(folder, &readme("pusher"))),
         ];
-        let printed = all_hear(clients, &mut bash(folder, &readme("push")), 2);
-        assert_eq!(printed.matches(GREETING).count(), 2, "{printed}");
+        let printed = all_hear(clients, &mut bash(folder, &(readme("push") + &readme("signed"))), 3);
+        assert_eq!((printed.matches(GREETING).count(), printed.matches("{}").count()), (2, 1), "{printed}");
         assert_eq!(server.running.stop().code, Some(0));
     });
 }
@@ -144,6 +146,7 @@ fn readme_behind_nginx() {
         let folder = folder.path();
         let (private, public) = openssl_pair(folder);
         fs::rename(public, folder.join("shop.pem")).unwrap();
+        fs::write(folder.join("shop.secret"), "what the shop's backend signs with").unwrap();
         fs::write(folder.join("hydrant.toml"), readme("hydrant.toml")).unwrap();
         succeeds(&mut bash(folder, "target/release/hydrant check-config --config hydrant.toml"));
         let serve = "exec target/release/hydrant serve --config hydrant.toml";

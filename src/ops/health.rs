@@ -1,24 +1,26 @@
-//! `/healthz`, `/readyz`, `/version`: on the ops listener, and on gusher's two sides as its v3 has them.
+//! `/healthz`, `/readyz`, `/version`: on the ops listener, beside Pusher's doors, and on gusher's two sides as its v3 has them.
 
 use hyper::{Method, StatusCode};
 
 use crate::core::Query;
 use crate::shard::http::{self, Exchange, Response};
+use crate::shard::route::Route;
 
 /// This build's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// Health's calls. Whatever may be asked for with GET may be with HEAD.
+pub const ROUTES: &[Route] = &[("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/version")];
+
 /// Whether the path is one of health's.
 pub fn owns(path: &str) -> bool {
-    matches!(path, "/healthz" | "/readyz" | "/version")
+    ROUTES.iter().any(|(_, route)| *route == path)
 }
 
 /// Answers one of health's paths: 200 `ok`, 200 `ready` or 503 with the reason, the version.
 pub async fn answer(exchange: &Exchange) -> Response {
     if !matches!(*exchange.request.method(), Method::GET | Method::HEAD) {
-        let mut response = http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
-        response.headers_mut().insert(hyper::header::ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
-        return response;
+        return http::allow(http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n"), "GET, HEAD");
     }
     match exchange.path.as_str() {
         "/healthz" => http::text(StatusCode::OK, "ok"),

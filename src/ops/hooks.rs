@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use crate::hooks::{Chosen, EndpointReport, Hooks, ParkedReport};
@@ -11,22 +11,9 @@ use crate::shard::http::{self, Exchange, Response};
 /// Parked deliveries in one answer, unless `limit` says otherwise.
 const LIMIT_DEFAULT: usize = 100;
 
-/// Whether the path is one of hooks'.
-pub fn owns(path: &str) -> bool {
-    matches!(path, "/hooks" | "/hooks/parked" | "/hooks/replay" | "/hooks/discard")
-}
-
 /// Answers one of hooks' paths, in JSON: `GET /hooks`, `GET /hooks/parked?limit=N`, `POST /hooks/replay` and
-/// `POST /hooks/discard`, these with the body `{"ids":["…"]}` or `{"all":true}`.
+/// `POST /hooks/discard`, these with the body `{"ids":["…"]}` or `{"all":true}`. The method is known to be right.
 pub async fn answer(mut exchange: Exchange) -> Response {
-    let is_post = matches!(&*exchange.path, "/hooks/replay" | "/hooks/discard");
-    let method = if is_post { Method::POST } else { Method::GET };
-    if *exchange.request.method() != method {
-        let mut response = http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n");
-        let allow = hyper::header::HeaderValue::from_static(if is_post { "POST" } else { "GET" });
-        response.headers_mut().insert(hyper::header::ALLOW, allow);
-        return response;
-    }
     let body = match exchange.body().await {
         Ok(body) => body,
         Err(error) => return error.response(),

@@ -1,10 +1,10 @@
-//! The ops listener: Prometheus metrics, health and build info, hooks.
+//! The ops listener: Prometheus metrics, health and build info, hooks, the description of all calls.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
@@ -17,27 +17,50 @@ use crate::core::{Answer, AppKey, CloseReason, Query, Rejection, Stats, TURN_BUC
 use crate::hooks::AppTotals;
 use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{self, Exchange, Response};
+use crate::shard::route::{self, NoRoute, Route};
 
 use super::{health, hooks};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The ops door: `/metrics`, `/healthz`, `/readyz`, `/version`, and those of `/hooks`.
+/// Every call of every door, in OpenAPI's form.
+pub const OPENAPI: &str = include_str!("../../docs/openapi.json");
+
+/// The calls of the ops door, beside those of health.
+pub const ROUTES: &[Route] = &[
+    ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+    ("GET", "/hooks"),
+    ("GET", "/hooks/parked"),
+    ("POST", "/hooks/replay"),
+    ("POST", "/hooks/discard"),
+];
+
+/// The ops door: `/metrics`, `/openapi.json`, and the paths of health and hooks.
 #[derive(Debug)]
 pub struct OpsDoor;
 
 impl FrontDoor for OpsDoor {
     fn owns(&self, path: &str) -> bool {
-        path == "/metrics" || health::owns(path) || hooks::owns(path)
+        health::owns(path) || ROUTES.iter().any(|(_, route)| *route == path)
     }
 
     fn answer(&self, exchange: Exchange) -> Answering<'_> {
         Box::pin(async move {
-            match exchange.path.as_str() {
-                "/metrics" if *exchange.request.method() == Method::GET => metrics(&exchange).await,
-                "/metrics" => http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n"),
-                path if hooks::owns(path) => hooks::answer(exchange).await,
-                _ => health::answer(&exchange).await,
+            if health::owns(&exchange.path) {
+                return health::answer(&exchange).await;
+            }
+            let segments: Vec<&str> = exchange.path.split('/').skip(1).collect();
+            match route::find(ROUTES, exchange.request.method(), &segments) {
+                Err(NoRoute::Path) => http::not_found(),
+                Err(NoRoute::Method(methods)) => {
+                    http::allow(http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n"), &methods)
+                }
+                Ok(()) => match &*exchange.path {
+                    "/metrics" => metrics(&exchange).await,
+                    "/openapi.json" => http::response(StatusCode::OK, "application/json", OPENAPI),
+                    _ => hooks::answer(exchange).await,
+                },
             }
         })
     }

@@ -134,6 +134,14 @@ pub fn not_found() -> Response {
     sniff_not(text(StatusCode::NOT_FOUND, "404 page not found\n"))
 }
 
+/// A response that names the methods there are: `GET, HEAD`.
+pub fn allow(mut response: Response, methods: &str) -> Response {
+    if let Ok(methods) = HeaderValue::from_str(methods) {
+        response.headers_mut().insert(header::ALLOW, methods);
+    }
+    response
+}
+
 /// Tells browsers not to guess at the type.
 pub fn sniff_not(mut response: Response) -> Response {
     response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -7,6 +7,7 @@
 pub mod door;
 pub mod http;
 pub mod listener;
+pub mod route;
 mod stream;
 pub mod ws;
 

@@ -88,7 +88,7 @@ impl Response {
 }
 
 /// Sends one request on a connection of its own. `headers` replace the default ones of the same name; `Content-Length`
-/// is added when there is a body or the method usually has one.
+/// is added when there is a body or the method usually has one, unless `Transfer-Encoding` says that it comes in chunks.
 pub(crate) fn request(
     address: SocketAddr,
     method: &str,
@@ -97,6 +97,13 @@ pub(crate) fn request(
     body: &[u8],
 ) -> Result<Response, String> {
     request_on(Wire::open(address)?, &address.to_string(), method, path, headers, body)
+}
+
+/// A body of several bytes in two chunks (RFC 9112 section 7.1).
+fn chunks(body: &[u8]) -> Vec<u8> {
+    let (one, other) = body.split_at(body.len() / 2);
+    let chunk = |bytes: &[u8]| [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
+    [chunk(one), chunk(other), b"0\r\n\r\n".to_vec()].concat()
 }
 
 /// The same on a connection that there is.
@@ -115,11 +122,13 @@ pub(crate) fn request_on(
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if !body.is_empty() || matches!(method, "POST" | "PUT") {
+    let is_chunked = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
+    let body = if is_chunked { chunks(body) } else { body.to_vec() };
+    if !is_chunked && (!body.is_empty() || matches!(method, "POST" | "PUT")) {
         head += &format!("Content-Length: {}\r\n", body.len());
     }
     // A server may refuse by the head alone and stop reading: what it answered counts, not that the write failed.
-    let _ = wire.write(&[head.as_bytes(), b"\r\n", body].concat());
+    let _ = wire.write(&[head.as_bytes(), b"\r\n", &body].concat());
     response(wire, method != "HEAD")
 }
 

@@ -7,16 +7,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use hydrant::credential::signature::AppSecrets;
 use serde_json::{Map, Value, json};
 
 use crate::http::{self, PATIENCE, Response};
-use crate::jobs::Jobs;
-use crate::server::{self, Addresses, Server};
+use crate::jobs::{Job, Jobs};
+use crate::server::{self, Addresses, App, Server, Settings};
 use crate::template::Bindings;
 use crate::token;
-use crate::transcript::{self, Act, Answer, Body, Content, Expect, Fields, Listener, Open, Receive, Send, Text};
+use crate::transcript::{
+    self, Act, Answer, Body, Content, Expect, Fields, Hook, Listener, Open, Protocol, Receive, Reload, Request, Send,
+    Signed, Signer, Text,
+};
 use crate::websocket::{self, Frame, WebSocket};
 
 /// The folder of one protocol's transcripts.
@@ -35,42 +37,64 @@ pub(crate) fn play(protocol: &str, name: &str) {
 
 fn play_text(text: &str) -> Result<(), String> {
     let transcript = transcript::parse(text)?;
-    let mut jobs = None;
+    let (mut jobs, mut hooks) = (None, None);
     let own;
+    let mut own_settings = None;
     let server = match transcript.settings {
         None => server::shared()?,
         Some(mut settings) => {
-            if settings.values.values().any(|value| value.contains("{jobs}")) {
-                let stand_in = Jobs::start()?;
-                for value in settings.values.values_mut() {
-                    *value = value.replace("{jobs}", &stand_in.address.to_string());
-                }
-                jobs = Some(stand_in);
-            }
+            jobs = stand_in("{jobs}", settings.values.values_mut())?;
+            let options = settings.apps.iter_mut().flat_map(|app| &mut app.options);
+            hooks = stand_in("{hooks}", options.map(|(_, value)| value))?;
             own = Server::start(&settings)?;
+            own_settings = Some(settings);
             &own
         }
     };
     let mut player = Player {
         addresses: server.addresses,
         jobs,
+        hooks,
+        hook: None,
         bindings: Bindings::default(),
         sockets: BTreeMap::new(),
+        own: own_settings.map(|settings| (server, settings)),
+        apps: BTreeMap::new(),
         app: None,
     };
     player.run(&transcript.steps).map_err(|reason| format!("{reason}\n--- the server's log\n{}", server.log()))
 }
 
-struct Player {
+/// Replaces a name by host and port of a stand-in that takes jobs, if one of the values has the name in it.
+fn stand_in<'a>(name: &str, values: impl Iterator<Item = &'a mut String>) -> Result<Option<Jobs>, String> {
+    let mut named: Vec<_> = values.filter(|value| value.contains(name)).collect();
+    if named.is_empty() {
+        return Ok(None);
+    }
+    let stand_in = Jobs::start()?;
+    for value in &mut named {
+        **value = value.replace(name, &stand_in.address.to_string());
+    }
+    Ok(Some(stand_in))
+}
+
+struct Player<'a> {
     addresses: Addresses,
     jobs: Option<Jobs>,
+    hooks: Option<Jobs>,
+    /// The webhook that the last step of its kind took.
+    hook: Option<Job>,
     bindings: Bindings,
     sockets: BTreeMap<String, WebSocket>,
+    /// The file's own server, and what it was started with.
+    own: Option<(&'a Server, Settings)>,
+    /// Configured apps by the names that the file has for them.
+    apps: BTreeMap<String, App>,
     /// The app that [`Player::nothing`] asks about.
     app: Option<String>,
 }
 
-impl Player {
+impl Player<'_> {
     /// Errors begin with the line.
     fn run(&mut self, steps: &[transcript::Step]) -> Result<(), String> {
         for step in steps {
@@ -115,6 +139,41 @@ impl Player {
                 }
                 Ok(())
             }
+            Act::Configured(names) => {
+                for name in names {
+                    let app = match &self.own {
+                        Some((_, settings)) => settings.app(name)?.clone(),
+                        None => server::shared_app()?,
+                    };
+                    self.bindings.set(&format!("{name}_id"), app.get("id").unwrap_or_default());
+                    self.bindings.set(&format!("{name}_secret"), app.get("secret").unwrap_or_default());
+                    self.bindings.set(name, app.get("key").unwrap_or_default());
+                    self.app = app.get("key");
+                    self.apps.insert(name.clone(), app);
+                }
+                Ok(())
+            }
+            Act::Auth { name, signer, socket_id, what } => {
+                let (secrets, socket_id) = (self.secrets(signer)?, self.bindings.fill(socket_id)?);
+                let (auth, data) = match what {
+                    Signed::Channel { channel, data } => {
+                        let channel = self.bindings.fill(channel)?;
+                        let data = data.as_ref().map(|data| self.bindings.fill(data)).transpose()?;
+                        (secrets.sign_channel(&socket_id, &channel, data.as_deref()), data)
+                    }
+                    Signed::User { data } => {
+                        let data = self.bindings.fill(data)?;
+                        (secrets.sign_user(&socket_id, &data), Some(data))
+                    }
+                };
+                if let Some(data) = data {
+                    let string = json!(data).to_string();
+                    self.bindings.set(&format!("{name}_data"), &string[1..string.len() - 1]);
+                }
+                self.bindings.set(&format!("{name}_hex"), auth.rsplit(':').next().unwrap_or_default());
+                self.bindings.set(name, auth);
+                Ok(())
+            }
             Act::Token { name, fields } => {
                 let token = self.sign(fields)?;
                 self.bindings.set(name, token);
@@ -130,9 +189,27 @@ impl Player {
             Act::Drop { socket } => self.sockets.remove(socket).map(drop).ok_or_else(|| format!("no socket {socket}")),
             Act::Job { key, value } => {
                 let jobs = self.jobs.as_ref().ok_or("no setting of this server names {jobs}")?;
-                let (came_key, came_value) = jobs.next()?;
-                self.bindings.match_text(key, &came_key)?;
-                self.bindings.match_text(value, &came_value)
+                let came = jobs.next()?;
+                self.bindings.match_text(key, &came.key)?;
+                self.bindings.match_text(value, &came.value)
+            }
+            Act::Hook(hook) => self.webhook(hook),
+            Act::Reload(change) => {
+                let (server, settings) = self.own.as_mut().ok_or("the shared server stays as it is")?;
+                match change {
+                    Reload::App { name, options } => {
+                        let app = settings.apps.iter_mut().find(|app| app.name == *name);
+                        let app = app.ok_or_else(|| format!("this server has no app {name}"))?;
+                        app.options.retain(|(key, _)| !options.iter().any(|(changed, _)| changed == key));
+                        let stand_in = self.hooks.as_ref().map(|hooks| hooks.address.to_string()).unwrap_or_default();
+                        let filled = options.iter().map(|(key, value)| (key, value.replace("{hooks}", &stand_in)));
+                        app.options.extend(filled.map(|(key, value)| (key.clone(), value)));
+                        self.apps.insert(name.clone(), app.clone());
+                    }
+                    Reload::Without(name) => settings.apps.retain(|app| app.name != *name),
+                    Reload::Values(values) => settings.values.extend(values.clone()),
+                }
+                server.reload(settings)
             }
             Act::Http { .. } | Act::Open { .. } => unreachable!("asked in act"),
         }
@@ -141,26 +218,35 @@ impl Player {
     /// Sends the request of an `http` or `ws` step.
     fn ask(&mut self, act: &Act) -> Result<Response, String> {
         match act {
-            Act::Http { listener, method, path, headers, body, .. } => {
+            Act::Http { request: Request { listener, method, path, signed, body }, headers, .. } => {
                 let address = self.address(*listener);
                 let (content_type, body) = self.body(body)?;
                 let mut all = self.fill_fields(headers)?;
                 if let Some(content_type) = content_type {
                     all.push(("Content-Type".to_owned(), content_type));
                 }
-                http::request(address, method, &self.bindings.fill(path)?, &all, body.as_bytes())
+                let mut path = self.bindings.fill(path)?;
+                if let Some((signer, fields)) = signed {
+                    path = self.sign_request(method, &path, signer, fields, &body)?;
+                }
+                http::request(address, method, &path, &all, body.as_bytes())
             }
-            Act::Open { how: Open::As { v3, fields }, headers, .. } => {
+            Act::Open { how: Open::As { protocol, fields }, headers, .. } => {
                 let app = fields.iter().find(|(key, _)| key == "app").ok_or("an app is missing")?;
                 let app = self.bindings.fill(&app.1)?;
-                let jwt = self.sign(fields)?;
-                let (auth, socket) = match v3 {
-                    true => ("/v1/auth", format!("/v1/apps/{app}/ws")),
-                    false => ("/gcs/auth", format!("/gcs/ws/{app}")),
+                let form = "application/x-www-form-urlencoded";
+                let ((auth, content_type), socket) = match protocol {
+                    Protocol::Pusher => {
+                        let path = format!("/app/{app}?protocol=7&client=js&version=8.6.0&flash=false");
+                        return websocket::ask(self.addresses.public, &path, &self.fill_fields(headers)?);
+                    }
+                    Protocol::GusherV1 => (("/gcs/auth", form), format!("/gcs/ws/{app}")),
+                    Protocol::GusherV3 => (("/v1/auth", "application/json"), format!("/v1/apps/{app}/ws")),
                 };
-                let (content_type, body) = match v3 {
-                    true => ("application/json", json!({ "jwt": jwt }).to_string()),
-                    false => ("application/x-www-form-urlencoded", format!("jwt={jwt}")),
+                let jwt = self.sign(fields)?;
+                let body = match protocol {
+                    Protocol::GusherV3 => json!({ "jwt": jwt }).to_string(),
+                    _ => format!("jwt={jwt}"),
                 };
                 let content_type = [("Content-Type".to_owned(), content_type.to_owned())];
                 let response = http::request(self.addresses.public, "POST", auth, &content_type, body.as_bytes())?;
@@ -182,9 +268,85 @@ impl Player {
         for (line, expect) in answer {
             self.expect(&mut response, expect).map_err(|reason| format!("{line}: {reason}"))?;
         }
-        if let Act::Open { socket, how: Open::As { .. } | Open::Connect(_), .. } = act {
-            self.sockets.insert(socket.clone(), WebSocket::accept(response)?);
+        let Act::Open { socket, how, .. } = act else { return Ok(()) };
+        if matches!(how, Open::Try(_)) {
+            return Ok(());
         }
+        self.sockets.insert(socket.clone(), WebSocket::accept(response)?);
+        if matches!(how, Open::As { protocol: Protocol::Pusher, .. }) {
+            self.bindings.0.remove(&format!("{socket}_id"));
+            let data = format!(r#"{{\"socket_id\":\"{{{socket}_id}}\",\"activity_timeout\":120}}"#);
+            let greeting = format!(r#"{{"event":"pusher:connection_established","data":"{data}"}}"#);
+            self.receive(socket, &Receive::Text(Text::Exact(greeting)))?;
+        }
+        Ok(())
+    }
+
+    fn secrets(&self, signer: &Signer) -> Result<AppSecrets, String> {
+        let app = self.apps.get(&signer.app).ok_or_else(|| format!("no configured app {}", signer.app))?;
+        let secret = signer.secret.clone().or_else(|| app.get("secret"));
+        let secret = secret.ok_or_else(|| format!("the app {} has no secret", signer.app))?;
+        Ok(AppSecrets::new(&app.get("key").unwrap_or_default(), [&*secret]))
+    }
+
+    /// The path with its query and what signs it.
+    fn sign_request(
+        &mut self,
+        method: &str,
+        path: &str,
+        signer: &Signer,
+        fields: &Fields,
+        body: &str,
+    ) -> Result<String, String> {
+        let fields = self.fill_fields(fields)?;
+        let field = |name: &str| fields.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let unix_s = seconds(field("at").unwrap_or("+0"))?;
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        let params: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+        let params: Vec<(&str, &str)> = params.iter().map(|(name, value)| (&**name, &**value)).collect();
+        let (signed_path, signed_body) = (field("path").unwrap_or(path), field("as").unwrap_or(body));
+        let secrets = self.secrets(signer)?;
+        let query = secrets.sign_request(method, signed_path, &params, signed_body.as_bytes(), unix_s);
+        let mut sent = Vec::new();
+        for pair in query.split('&') {
+            let (name, signed) = pair.split_once('=').unwrap_or((pair, ""));
+            let binding = match name {
+                "auth_signature" => "signature",
+                "auth_timestamp" => "timestamp",
+                name => name,
+            };
+            self.bindings.set(binding, signed);
+            match field(name) {
+                Some("") => {}
+                Some(other) => sent.push(format!("{name}={other}")),
+                None => sent.push(pair.to_owned()),
+            }
+        }
+        Ok(format!("{path}?{}", sent.join("&")))
+    }
+
+    fn webhook(&mut self, expected: &Hook) -> Result<(), String> {
+        if let Hook::Next { path, body } = expected {
+            let came = self.hooks.as_ref().ok_or("no option of an app names {hooks}")?.next()?;
+            self.bindings.match_text(path, &came.key)?;
+            self.match_text(body, &came.value)?;
+            self.hook = Some(came);
+            return Ok(());
+        }
+        let came = self.hook.take().ok_or("no webhook has come")?;
+        let header = |name: &str| {
+            let found = came.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+            found.map(|(_, value)| value.as_str()).ok_or_else(|| format!("no {name} among {:?}", came.headers))
+        };
+        match expected {
+            Hook::Header(name, text) => self.match_text(text, header(name)?)?,
+            Hook::Signed(signer) => {
+                let signature = self.secrets(signer)?.sign_webhook(came.value.as_bytes());
+                self.bindings.match_text(&signature, header("X-Pusher-Signature")?)?;
+            }
+            Hook::Next { .. } => {}
+        }
+        self.hook = Some(came);
         Ok(())
     }
 
@@ -221,6 +383,7 @@ impl Player {
         match listener {
             Listener::Public => self.addresses.public,
             Listener::Trusted => self.addresses.trusted,
+            Listener::Api => self.addresses.api,
             Listener::Ops => self.addresses.ops,
         }
     }
@@ -266,7 +429,6 @@ impl Player {
     }
 
     fn sign(&self, fields: &Fields) -> Result<String, String> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|e| e.to_string())?.as_secs();
         let (mut algorithm, mut key, mut claims, mut gusher) = ("RS256", "test", Map::new(), Map::new());
         for (name, template) in fields {
             let text = self.bindings.fill(template)?;
@@ -279,12 +441,7 @@ impl Player {
                 "key" => key = template,
                 "claims" => claims = value().as_object().cloned().ok_or_else(|| format!("not an object: {text}"))?,
                 "exp" | "nbf" | "iat" => {
-                    let seconds = match text.split_at_checked(1) {
-                        Some(("+", later)) => later.parse().ok().and_then(|later: u64| now.checked_add(later)),
-                        Some(("-", earlier)) => earlier.parse().ok().and_then(|earlier| now.checked_sub(earlier)),
-                        _ => text.parse().ok(),
-                    };
-                    claims.insert(name.clone(), json!(seconds.ok_or_else(|| format!("not a time: {text}"))?));
+                    claims.insert(name.clone(), json!(seconds(&text)?));
                 }
                 "iss" | "aud" | "sub" | "jti" => drop(claims.insert(name.clone(), value())),
                 _ => return Err(format!("no token field {name:?}")),
@@ -320,8 +477,8 @@ impl Player {
         let wrong = |frame: &Frame| Err(format!("came      {frame:?}\n expected {receive:?}"));
         match receive {
             Receive::Nothing => self.nothing(socket),
-            Receive::Text(template) => match self.next(socket)? {
-                Frame::Text(text) => self.bindings.match_text(template, &text),
+            Receive::Text(expected) => match self.next(socket)? {
+                Frame::Text(text) => self.match_text(expected, &text),
                 frame => wrong(&frame),
             },
             Receive::AnyOrder(frames) => self.any_order(socket, frames),
@@ -375,23 +532,27 @@ impl Player {
         }
         static FENCES: AtomicU32 = AtomicU32::new(1);
         let fence = format!("fence {}", FENCES.fetch_add(1, Ordering::Relaxed));
-        let ping = json!({ "event": "gusher.ping", "data": fence }).to_string();
-        self.socket(socket)?.send(true, websocket::TEXT, ping.as_bytes())?;
-        // The second form is that of servers with `gusher.legacy_pong`.
-        let answers = [json!(fence), json!(STANDARD.encode(&fence))];
+        self.socket(socket)?.send(true, websocket::PING, fence.as_bytes())?;
         match self.next(socket)? {
-            Frame::Text(text)
-                if answers.contains(&serde_json::from_str::<Value>(&text).unwrap_or_default()["data"]) =>
-            {
-                Ok(())
-            }
+            Frame::Pong(payload) if payload == fence => Ok(()),
             frame => Err(format!("came      {frame:?}\n expected nothing")),
         }
     }
 }
 
+/// Seconds since 1970: `+60` and `-60` from now, or as they are.
+fn seconds(text: &str) -> Result<u64, String> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_err(|e| e.to_string())?.as_secs();
+    let seconds = match text.split_at_checked(1) {
+        Some(("+", later)) => later.parse().ok().and_then(|later: u64| now.checked_add(later)),
+        Some(("-", earlier)) => earlier.parse().ok().and_then(|earlier| now.checked_sub(earlier)),
+        _ => text.parse().ok(),
+    };
+    seconds.ok_or_else(|| format!("not a time: {text}"))
+}
+
 /// A stand-in for a server, to try the player on: HTTP requests to `/echo` come back, `/count` counts, `/refuse` ends the
-/// connection; a WebSocket gets its texts back, `gusher.ping` a pong, and does what some texts tell it.
+/// connection, `/apps/3/events` answers with its query; a WebSocket gets its texts back, and does what some texts tell it.
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -423,7 +584,10 @@ mod tests {
                     .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse::<usize>().unwrap());
                 let mut request = vec![0; head + content_length];
                 stream.read_exact(&mut request).unwrap();
-                let body = match start.split(' ').nth(1).unwrap() {
+                let path = start.split(' ').nth(1).unwrap();
+                let (path, query) = path.split_once('?').unwrap_or((path, ""));
+                let body = match path {
+                    "/apps/3/events" => query.to_owned(),
                     "/echo" => String::from_utf8(request[head..].to_vec()).unwrap(),
                     "/count" => count.to_string(),
                     _ => "no\n".to_owned(),
@@ -439,11 +603,6 @@ mod tests {
         let mut socket = tungstenite::accept(stream).ok()?;
         loop {
             match socket.read().ok()? {
-                Message::Text(text) if text.starts_with(r#"{"event":"gusher.ping""#) => {
-                    let mut pong: Value = serde_json::from_str(&text).unwrap();
-                    pong["event"] = json!("gusher.pong_succeeded");
-                    socket.send(Message::text(pong.to_string())).ok()?;
-                }
                 Message::Text(text) if text == "leave" => {
                     socket.close(Some(CloseFrame { code: 1008.into(), reason: "told to".into() })).ok()?;
                 }
@@ -456,10 +615,21 @@ mod tests {
 
     fn play_here(text: &str) -> Result<(), String> {
         let address = stand_in();
-        let addresses = Addresses { public: address, trusted: address, ops: address };
+        let addresses = Addresses { public: address, trusted: address, api: address, ops: address };
         let transcript = transcript::parse(&format!("# a test of the player\n{text}"))?;
-        let bindings = Bindings::default();
-        Player { addresses, jobs: None, bindings, sockets: BTreeMap::new(), app: None }.run(&transcript.steps)
+        let server = server::shared()?;
+        let mut player = Player {
+            addresses,
+            jobs: None,
+            hooks: None,
+            hook: None,
+            bindings: Bindings::default(),
+            sockets: BTreeMap::new(),
+            own: transcript.settings.map(|settings| (server, settings)),
+            apps: BTreeMap::new(),
+            app: None,
+        };
+        player.run(&transcript.steps)
     }
 
     #[test]
@@ -505,6 +675,8 @@ mod tests {
              a > text ping me\n\
              a < ping {payload}\n\
              a > pong {payload}\n\
+             a > text {\"b\":[1,2],\"a\":\"[2,1]\"}\n\
+             a < ~{\"a\":\"[1, 2]\",\"b\":[2,1]}\n\
              a > text 1\n\
              a > text 2\n\
              a <~ 2\n\
@@ -516,6 +688,33 @@ mod tests {
              b < close 1007/1008 told to\n\
              a > close 1000 bye\n\
              a < close 1000 *\n",
+        )
+        .unwrap();
+    }
+
+    /// The signatures that Pusher's documents work out.
+    #[test]
+    fn signatures() {
+        play_here(
+            "app docs configured id=\"3\" key=\"278d425bdf160c739803\" secret=\"7ad3773142a6692b25b8\"\n\
+             auth k docs 1234.1234 private-foobar\n\
+             match {k} ^278d425bdf160c739803:58df8b0c36d6982b82c3ecf6b4662e34fe8c25bba48f5369f135bf843651c3a4$\n\
+             auth k docs 1234.1234 presence-foobar {\"user_id\":10,\"user_info\":{\"name\":\"Mr. Channels\"}}\n\
+             match {k_hex} ^31935e7d86dba64c2a90aed31fdc61869f9b22ba9d8863bba239c03ca481bc80$\n\
+             match {k_data} ^\\{..user_id..:10,\n\
+             signin k docs 1234.1234 {\"id\":\"12345\"}\n\
+             match {k_hex} ^4708d583dada6a56435fb8bc611c77c359a31eebde13337c16ab43aa6de336ba$\n\
+             signin other docs/other 1234.1234 {\"id\":\"12345\"}\n\
+             match {other_hex} ^[^4]\n\
+             http public POST /apps/{docs_id}/events  signed docs at=1353088179  json \
+             {\"name\":\"foo\",\"channels\":[\"project-3\"],\"data\":\"{\\\"some\\\":\\\"data\\\"}\"}\n\
+             http < 200 auth_key={docs}&auth_timestamp=1353088179&auth_version=1.0&body_md5={body_md5}&auth_signature={signature}\n\
+             match {body_md5} ^ec365a775a4cd0599faeb73354201b6f$\n\
+             match {signature} ^da454824c97ba181a32ccc17a72625ba02771f50b50e1e7430e47a1f3f457e6c$\n\
+             http public GET /apps/3/events?a=1  signed docs auth_version=2 auth_timestamp=\n\
+             http < 200 auth_key={docs}&auth_version=2&a=1&auth_signature={signature}\n\
+             http public POST /apps/3/events  signed docs as={}  json []\n\
+             http < 200 {_}&body_md5=99914b932bd37a50b983c5e7c90ae93b&{_}\n",
         )
         .unwrap();
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::client::{connect, event, eventually, get, metric, next, path, start, start_with};
 use crate::http::{self, Wire};
-use crate::server::Server;
+use crate::server::{App, Server, Settings};
 use crate::websocket::{self, Frame, WebSocket};
 
 /// Waits until new connections are refused.
@@ -85,6 +85,23 @@ fn clients_are_closed_over_the_grace_period_and_a_watcher_sees_it() {
     let mut wire = watcher.wire;
     wire.ended().unwrap();
     refuses(server.addresses.ops);
+}
+
+#[test]
+fn clients_are_told_in_their_protocol_when_to_come_back() {
+    let values = [("shutdown.grace_ms".to_owned(), "100".to_owned())].into();
+    let mut server =
+        Server::start(&Settings { values, apps: vec![App::numbered("one", 1)], ..Settings::default() }).unwrap();
+    let open = |path: &str| WebSocket::accept(websocket::ask(server.addresses.public, path, &[]).unwrap()).unwrap();
+    let (mut pusher, mut raw) = (open("/app/one-key?protocol=7"), open("/ws/app/one-key/news"));
+    assert!(matches!(next(&mut pusher).unwrap(), Frame::Text(text) if text.contains("connection_established")));
+    server.signal("TERM");
+    // at once, and elsewhere
+    assert_eq!(next(&mut pusher).unwrap(), Frame::Close(4200, "the server is shutting down, reconnect".to_owned()));
+    pusher.finish(4200).unwrap();
+    assert_goodbye(&mut raw);
+    raw.finish(1001).unwrap();
+    assert_eq!(server.exit_code(), Some(0));
 }
 
 #[test]

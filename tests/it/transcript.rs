@@ -8,17 +8,30 @@
 //! # the first lines say which behaviour the file holds
 //! server limits.ping_interval_ms=300   a server of its own with these settings (values are TOML, without spaces);
 //!                                      app=NAME configures an app, app=NAME:other one with a public key of its own;
+//!                                      public.path_prefix="/x" is about that listener;
 //!                                      {jobs} is host and port of a stand-in that takes remote jobs, by Redis or HTTP;
 //!                                      without this line: a server that many files share, on which every app is open
-//! app one two                          {one} and {two} become app keys that no other transcript uses
+//! app one two                          {one} and {two} become app keys that no other transcript uses: open to gusher
+//! app one two configured               the same of apps in the configuration, which Pusher and Push1ST need, with ids
+//!                                      {one_id} and secrets {one_secret}
+//! app one configured watchlist=true    ... with options, on a server of its own: every key of [[apps]], id, key and
+//!                                      secret too; values are TOML, without spaces; none at all leaves a key out;
+//!                                      {hooks} is host and port of a stand-in that takes webhooks
 //! token t app={one} user=u1 channels=["AA","b*"] remotes={"chat":true}
 //!                                      {t} becomes a JSON web token. Further fields: exp, nbf, iat (+60, -60: seconds
 //!                                      from now; or Unix time), iss, aud, sub, jti (JSON or bare words), alg=RS256,
 //!                                      key=test|other, claims={..} instead of all others. Values have no spaces.
+//! auth k one {sid} private-x           {k} becomes what the secret of app one signs for a subscription: KEY:HEX, and
+//!                                      {k_hex} its second half
+//! auth k one {sid} presence-x {"user_id":"1"}      ... with channel_data; {k_data} is the same within a JSON string
+//! signin k one {sid} {"id":"1"}        the same for a sign-in
+//! auth k one/other {sid} private-x     signed with the secret `other` instead; so can be `signin` and `signed`
 //! match {x} ^[0-9]+$                   what {x} stands for fits a regular expression
 //!
-//! http public GET /gcs/ping            a request; public, trusted or ops says on which listener
-//!      Origin: https://shop.example    a header of it
+//! http public GET /gcs/ping            a request; the first word says on which listener: public has the doors of
+//!                                      clients and Pusher's API, trusted gusher's and Push1ST's APIs, api Push1ST's API
+//!                                      for strangers, ops what operators need
+//!      Origin: https://shop.example    a header of it; with Transfer-Encoding: chunked the body comes in chunks
 //! http < 200 pong                      status and body of the answer. A final \n is a newline; no body: an empty one;
 //!                                      *: any body; ~[..]: JSON, arrays in any order
 //! http < header Allow: POST            a header of the answer; *: any value
@@ -29,33 +42,48 @@
 //! http trusted POST /api/..  encoded a=%ff  ... a form that is encoded already
 //! http trusted POST /v1/..  body text/plain {..}
 //! http trusted POST /api/..  sized 4096  data={pad}            {pad} makes the body 4096 bytes long
+//! http public POST /apps/{one_id}/events  signed one  json {..}      ... with a query that the secret of app one signs;
+//!                                      {signature}, {timestamp} and {body_md5} stand for its parameters
+//! http public GET /apps/..  signed one at=-601 auth_version=2        ... signed for another time (seconds from now, or
+//!                                      Unix time); auth_X=.. and body_md5=.. replace a parameter once it is signed, and
+//!                                      leave it out without a value
+//! http public POST /apps/..  signed one as={} path=/x  json {..}     ... signed as if the body were {}, the path /x
 //! until http trusted GET /api/..       asked again until the answer is as written below
 //!
 //! ws a as app={one} user=u1 channels=["AA"]      token, POST /gcs/auth, GET /gcs/ws/{one}; `as v3` the v3 way
+//! ws a as pusher app={one}                       GET /app/{one}?protocol=7, and the greeting, which binds {a_id}
 //! ws a connect /gcs/ws/{one}?token={s}           a handshake that succeeds; lines `http <` may follow
 //! ws a try /gcs/ws/{one}                         a handshake that is refused; lines `http <` follow
 //! a > {"event":..}                     a text frame; also: text WORDS, empty, binary TEXT, ping TEXT, pong TEXT,
 //!                                      close 1000 REASON, begin TEXT + more TEXT + end TEXT (fragments),
 //!                                      raw 81 02 7b 7d (bytes), sized 512 TEXT with {pad} in it
 //! a < {"event":..}                     the next frame; pings are answered unseen, unless expected
+//! a < ~{"event":..}                    the same as JSON, arrays and members in any order, JSON in strings too
 //! a <~ {"event":..}                    neighbouring lines of this kind may come in any order
 //! a < ping TEXT                        also: pong TEXT
 //! a < close 1008 REASON                close frame, then the end of the stream; * any reason, 1007/1008 either code
 //! a < nothing                          all that was done before has taken effect, and no frame came of it
 //! a drop                               the client goes without a close frame
 //! job < KEY VALUE                      the next job that the stand-in took: Redis key or HTTP path, and its text
+//! hook < /PATH {..}                    the next webhook that the stand-in took: path and body; a path that ends in
+//!                                      /refuse-2 refuses the first two, /refused all, /hang does not answer
+//! hook < header X-Pusher-Key: {one}    a header of it
+//! hook < signed one                    its X-Pusher-Signature is that of app one
+//! reload app one enabled=false         the server's configuration changes, and is in force: options of an app
+//! reload without one                   ... an app less
+//! reload limits.connections_max=5      ... other settings
 //! n=1..60: LINE                        the line (and its `http <` lines) for {n} from 1 to 60
 //! ```
 
 use std::ops::RangeInclusive;
 
-use crate::server::Settings;
+use crate::server::{App, Settings};
 use crate::template::is_json;
 
 /// A parsed file.
 #[derive(Debug)]
 pub(crate) struct Transcript {
-    /// Settings of a server of its own, `{jobs}` not yet filled in.
+    /// Settings of a server of its own, `{jobs}` and `{hooks}` not yet filled in.
     pub(crate) settings: Option<Settings>,
     pub(crate) steps: Vec<Step>,
 }
@@ -72,14 +100,57 @@ pub(crate) struct Step {
 #[derive(Debug)]
 pub(crate) enum Act {
     App(Vec<String>),
+    Configured(Vec<String>),
     Token { name: String, fields: Fields },
+    Auth { name: String, signer: Signer, socket_id: String, what: Signed },
     Match { name: String, regex: String },
-    Http { until: bool, listener: Listener, method: String, path: String, headers: Fields, body: Body, answer: Answer },
+    Http { until: bool, request: Request, headers: Fields, answer: Answer },
     Open { until: bool, socket: String, how: Open, headers: Fields, answer: Answer },
     Send { socket: String, send: Send },
     Receive { socket: String, receive: Receive },
     Drop { socket: String },
     Job { key: String, value: String },
+    Hook(Hook),
+    Reload(Reload),
+}
+
+/// What changes in a configuration.
+#[derive(Debug)]
+pub(crate) enum Reload {
+    App { name: String, options: Fields },
+    Without(String),
+    Values(Fields),
+}
+
+/// An app, and the secret to sign with if it is not the app's own.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Signer {
+    pub(crate) app: String,
+    pub(crate) secret: Option<String>,
+}
+
+/// What an `auth` is for.
+#[derive(Debug)]
+pub(crate) enum Signed {
+    Channel { channel: String, data: Option<String> },
+    User { data: String },
+}
+
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) listener: Listener,
+    pub(crate) method: String,
+    pub(crate) path: String,
+    /// Who signs it, and how that differs from the right way.
+    pub(crate) signed: Option<(Signer, Fields)>,
+    pub(crate) body: Body,
+}
+
+#[derive(Debug)]
+pub(crate) enum Hook {
+    Next { path: String, body: Text },
+    Header(String, Text),
+    Signed(Signer),
 }
 
 pub(crate) type Fields = Vec<(String, String)>;
@@ -88,6 +159,7 @@ pub(crate) type Fields = Vec<(String, String)>;
 pub(crate) enum Listener {
     Public,
     Trusted,
+    Api,
     Ops,
 }
 
@@ -125,9 +197,16 @@ pub(crate) enum Text {
 
 #[derive(Debug)]
 pub(crate) enum Open {
-    As { v3: bool, fields: Fields },
+    As { protocol: Protocol, fields: Fields },
     Connect(String),
     Try(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Protocol {
+    GusherV1,
+    GusherV3,
+    Pusher,
 }
 
 #[derive(Debug)]
@@ -143,7 +222,7 @@ pub(crate) enum Send {
 
 #[derive(Debug)]
 pub(crate) enum Receive {
-    Text(String),
+    Text(Text),
     AnyOrder(Vec<(usize, String)>),
     Ping(String),
     Pong(String),
@@ -169,7 +248,10 @@ impl Transcript {
                         }
                     }
                 }
-                Act::Receive { receive: Receive::Text(text), .. } => check(step.line, text),
+                Act::Receive { receive: Receive::Text(Text::Exact(text) | Text::Unordered(text)), .. }
+                | Act::Hook(Hook::Next { body: Text::Exact(text) | Text::Unordered(text), .. }) => {
+                    check(step.line, text)
+                }
                 Act::Receive { receive: Receive::AnyOrder(frames), .. } => {
                     frames.iter().for_each(|(line, text)| check(*line, text));
                 }
@@ -184,17 +266,22 @@ impl Transcript {
 /// Reads a transcript; an error begins with the number of its line.
 pub(crate) fn parse(text: &str) -> Result<Transcript, String> {
     let mut transcript = Transcript { settings: None, steps: Vec::new() };
+    let mut apps = Vec::new();
     if !text.starts_with("# ") {
         return Err("1: the first line is a comment that says which behaviour the file holds".to_owned());
     }
     for (index, line) in text.lines().enumerate() {
         let number = index + 1;
-        parse_line(&mut transcript, number, line.trim_end()).map_err(|reason| format!("{number}: {reason}"))?;
+        parse_line(&mut transcript, &mut apps, number, line.trim_end())
+            .map_err(|reason| format!("{number}: {reason}"))?;
+    }
+    if transcript.settings.is_some() || apps.iter().any(|app: &App| !app.options.is_empty()) {
+        transcript.settings.get_or_insert_default().apps.extend(apps);
     }
     Ok(transcript)
 }
 
-fn parse_line(transcript: &mut Transcript, number: usize, line: &str) -> Result<(), String> {
+fn parse_line(transcript: &mut Transcript, apps: &mut Vec<App>, number: usize, line: &str) -> Result<(), String> {
     let steps = &mut transcript.steps;
     if line.is_empty() || line.starts_with('#') {
         return Ok(());
@@ -225,6 +312,15 @@ fn parse_line(transcript: &mut Transcript, number: usize, line: &str) -> Result<
             return Err("`server` comes once, before all steps".to_owned());
         }
         transcript.settings = Some(parse_settings(settings)?);
+        return Ok(());
+    }
+    if let Some((names, options)) = line.strip_prefix("app ").and_then(|line| line.split_once(" configured")) {
+        let names = names.split(' ').map(name).collect::<Result<Vec<_>, _>>()?;
+        for name in &names {
+            let number = apps.len() + 1;
+            apps.push(App { options: parse_fields(options)?, ..App::numbered(name, number) });
+        }
+        steps.push(Step { line: number, repeat: None, act: Act::Configured(names) });
         return Ok(());
     }
     if let Some((socket, text)) = line.split_once(" <~ ") {
@@ -268,6 +364,7 @@ fn parse_act(line: &str) -> Result<Act, String> {
             let (variable, fields) = rest.split_once(' ').ok_or("token NAME FIELD=VALUE ...")?;
             Ok(Act::Token { name: name(variable)?, fields: parse_fields(fields)? })
         }
+        "auth" | "signin" => parse_auth(word, rest),
         "match" => {
             let (variable, regex) = rest.split_once(' ').ok_or("match {NAME} REGEX")?;
             let variable = variable.strip_prefix('{').and_then(|v| v.strip_suffix('}')).ok_or("match {NAME} REGEX")?;
@@ -277,6 +374,15 @@ fn parse_act(line: &str) -> Result<Act, String> {
             let (key, value) = rest.strip_prefix("< ").and_then(|job| job.split_once(' ')).ok_or("job < KEY VALUE")?;
             Ok(Act::Job { key: key.to_owned(), value: value.to_owned() })
         }
+        "hook" => parse_hook(rest),
+        "reload" => Ok(Act::Reload(match rest.split_once(' ') {
+            Some(("app", app)) => {
+                let (app, options) = app.split_once(' ').ok_or("reload app NAME OPTION=VALUE ...")?;
+                Reload::App { name: name(app)?, options: parse_fields(options)? }
+            }
+            Some(("without", app)) => Reload::Without(name(app)?),
+            _ => Reload::Values(parse_fields(rest)?),
+        })),
         socket => {
             let socket = name(socket)?;
             match rest.split_once(' ').unwrap_or((rest, "")) {
@@ -295,6 +401,37 @@ fn name(text: &str) -> Result<String, String> {
     fits.then(|| text.to_owned()).ok_or_else(|| format!("not a name: {text:?}"))
 }
 
+fn parse_signer(text: &str) -> Result<Signer, String> {
+    let (app, secret) = text.split_once('/').map_or((text, None), |(app, secret)| (app, Some(secret.to_owned())));
+    Ok(Signer { app: name(app)?, secret })
+}
+
+fn parse_auth(word: &str, text: &str) -> Result<Act, String> {
+    let usage = "auth NAME APP SOCKET-ID CHANNEL [DATA], or signin NAME APP SOCKET-ID DATA";
+    let mut words = text.splitn(4, ' ');
+    let mut next = || words.next().ok_or(usage);
+    let (variable, signer, socket_id, rest) = (name(next()?)?, parse_signer(next()?)?, next()?.to_owned(), next()?);
+    let what = match rest.split_once(' ') {
+        _ if word == "signin" => Signed::User { data: rest.to_owned() },
+        Some((channel, data)) => Signed::Channel { channel: channel.to_owned(), data: Some(data.to_owned()) },
+        None => Signed::Channel { channel: rest.to_owned(), data: None },
+    };
+    Ok(Act::Auth { name: variable, signer, socket_id, what })
+}
+
+fn parse_hook(text: &str) -> Result<Act, String> {
+    let text = text.strip_prefix("< ").ok_or("hook < PATH BODY, hook < header NAME: VALUE or hook < signed APP")?;
+    Ok(Act::Hook(if let Some(header) = text.strip_prefix("header ") {
+        let (header, value) = header.split_once(": ").ok_or("hook < header NAME: VALUE")?;
+        Hook::Header(header.to_owned(), parse_text(value))
+    } else if let Some(signer) = text.strip_prefix("signed ") {
+        Hook::Signed(parse_signer(signer)?)
+    } else {
+        let (path, body) = text.split_once(' ').ok_or("hook < PATH BODY")?;
+        Hook::Next { path: path.to_owned(), body: parse_text(body) }
+    }))
+}
+
 /// `key=value` pairs, one space apart.
 fn parse_fields(text: &str) -> Result<Fields, String> {
     let split = |pair: &str| {
@@ -308,8 +445,10 @@ fn parse_settings(text: &str) -> Result<Settings, String> {
     let mut settings = Settings::default();
     for (key, value) in parse_fields(text)? {
         match (key.as_str(), value.split_once(':')) {
-            ("app", Some((app, key))) => settings.apps.push((app.to_owned(), Some(key.to_owned()))),
-            ("app", None) => settings.apps.push((value, None)),
+            ("app", Some((app, key))) => {
+                settings.apps.push(App { gusher_key: Some(key.to_owned()), ..App::called(app) });
+            }
+            ("app", None) => settings.apps.push(App::called(&value)),
             _ => {
                 settings.values.insert(key, value);
             }
@@ -325,11 +464,20 @@ fn parse_http(until: bool, text: &str) -> Result<Act, String> {
     let listener = match listener {
         "public" => Listener::Public,
         "trusted" => Listener::Trusted,
+        "api" => Listener::Api,
         "ops" => Listener::Ops,
-        _ => return Err(format!("no listener {listener:?}: public, trusted or ops")),
+        _ => return Err(format!("no listener {listener:?}: public, trusted, api or ops")),
     };
-    let (method, path, body) = (method.to_owned(), path.to_owned(), parse_body(body.trim_start())?);
-    Ok(Act::Http { until, listener, method, path, headers: Vec::new(), body, answer: Vec::new() })
+    let (mut signed, mut body) = (None, body.trim_start());
+    if let Some(rest) = body.strip_prefix("signed ") {
+        let (how, rest) = rest.split_once("  ").unwrap_or((rest, ""));
+        let (signer, fields) = how.split_once(' ').unwrap_or((how, ""));
+        signed = Some((parse_signer(signer)?, parse_fields(fields)?));
+        body = rest.trim_start();
+    }
+    let (method, path, body) = (method.to_owned(), path.to_owned(), parse_body(body)?);
+    let request = Request { listener, method, path, signed, body };
+    Ok(Act::Http { until, request, headers: Vec::new(), answer: Vec::new() })
 }
 
 fn parse_body(text: &str) -> Result<Body, String> {
@@ -392,8 +540,12 @@ fn parse_open(until: bool, text: &str) -> Result<Act, String> {
     let (socket, rest) = text.split_once(' ').ok_or(usage)?;
     let how = match rest.split_once(' ').ok_or(usage)? {
         ("as", fields) => {
-            let (v3, fields) = fields.strip_prefix("v3 ").map_or((false, fields), |fields| (true, fields));
-            Open::As { v3, fields: parse_fields(fields)? }
+            let (protocol, fields) = match fields.split_once(' ') {
+                Some(("v3", fields)) => (Protocol::GusherV3, fields),
+                Some(("pusher", fields)) => (Protocol::Pusher, fields),
+                _ => (Protocol::GusherV1, fields),
+            };
+            Open::As { protocol, fields: parse_fields(fields)? }
         }
         ("connect", path) => Open::Connect(path.to_owned()),
         ("try", path) => Open::Try(path.to_owned()),
@@ -445,7 +597,7 @@ fn parse_receive(text: &str) -> Result<Receive, String> {
             let codes: Result<_, _> = codes.split('/').map(str::parse).collect();
             Receive::Close(codes.map_err(|_| format!("not a close code: {rest:?}"))?, parse_text(reason))
         }
-        _ => Receive::Text(text.to_owned()),
+        _ => Receive::Text(parse_text(text)),
     })
 }
 
@@ -454,7 +606,7 @@ fn mistakes_are_named_with_their_line() {
     let check = |text: &str, error: &str| assert_eq!(parse(text).unwrap_err(), error, "{text}");
     check("app one", "1: the first line is a comment that says which behaviour the file holds");
     check("# x\n\nhttp public GET", "3: http LISTENER METHOD PATH");
-    check("# x\nhttp private GET /", "2: no listener \"private\": public, trusted or ops");
+    check("# x\nhttp private GET /", "2: no listener \"private\": public, trusted, api or ops");
     check("# x\nhttp < 200", "2: `http <` follows the request that it belongs to");
     check("# x\n  Origin: x", "2: a header follows the request that it belongs to");
     check("# x\napp one\nserver", "3: `server` comes once, before all steps");
@@ -471,14 +623,37 @@ fn forms_and_settings() {
     let transcript = parse(text).unwrap();
     let settings = transcript.settings.unwrap();
     assert_eq!(settings.values["gusher.open_apps"], "false");
-    assert_eq!(settings.apps, [("shop".to_owned(), None), ("own".to_owned(), Some("other".to_owned()))]);
-    let Act::Http { body: Body { size: Some(20), content: Content::Form(fields) }, headers, answer, .. } =
-        &transcript.steps[0].act
-    else {
-        panic!("{:?}", transcript.steps)
-    };
+    let own = App { gusher_key: Some("other".to_owned()), ..App::called("own") };
+    assert_eq!(settings.apps, [App::called("shop"), own]);
+    let Act::Http { request, headers, answer, .. } = &transcript.steps[0].act else { panic!("{:?}", transcript.steps) };
+    let Body { size: Some(20), content: Content::Form(fields) } = &request.body else { panic!("{request:?}") };
     let pairs: Vec<_> = fields.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
     assert_eq!(pairs, [("a", "{\"k\": 1}"), ("b", ""), ("c", "1=2")]);
     assert_eq!(headers, &[("Host".to_owned(), "h".to_owned())]);
     assert!(matches!(&answer[..], [(5, Expect::Status(400, Text::Exact(body))), (6, Expect::Closed)] if body == "x\n"));
+}
+
+#[test]
+fn apps_and_signatures() {
+    let transcript = parse("# x\napp one two configured\nhttp public GET /a").unwrap();
+    assert!(transcript.settings.is_none(), "the shared server has such apps");
+    let text = "# x\napp one two configured\napp third configured client_events=true id=\"3\"\n\
+                auth k one/other {sid} presence-x {\"user_id\": 1}\nsignin k one {sid} {}\n\
+                http public POST /p?a=b  signed third at=-601 auth_key=  json {}\nhook < /h {}\nhook < signed one";
+    let transcript = parse(text).unwrap();
+    let apps = transcript.settings.unwrap().apps;
+    assert_eq!(apps.iter().map(|app| &*app.name).collect::<Vec<_>>(), ["one", "two", "third"]);
+    assert_eq!([apps[2].get("id"), apps[2].get("secret")], [Some("3".to_owned()), Some("third-secret".to_owned())]);
+    let [_, _, auth, signin, http, hook, signed] = &transcript.steps[..] else { panic!("{:?}", transcript.steps) };
+    let Act::Auth { signer, what: Signed::Channel { channel, data }, .. } = &auth.act else { panic!("{auth:?}") };
+    assert_eq!(*signer, Signer { app: "one".to_owned(), secret: Some("other".to_owned()) });
+    assert_eq!((&**channel, data.as_deref()), ("presence-x", Some("{\"user_id\": 1}")));
+    assert!(matches!(&signin.act, Act::Auth { what: Signed::User { data }, .. } if data == "{}"));
+    let Act::Http { request: Request { signed: Some((signer, fields)), body, .. }, .. } = &http.act else {
+        panic!("{http:?}")
+    };
+    assert_eq!((&*signer.app, &*fields[1].1, fields.len()), ("third", "", 2));
+    assert!(matches!(&body.content, Content::Raw { text, .. } if text == "{}"));
+    assert!(matches!(&hook.act, Act::Hook(Hook::Next { path, .. }) if path == "/h"));
+    assert!(matches!(&signed.act, Act::Hook(Hook::Signed(_))));
 }

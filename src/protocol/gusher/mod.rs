@@ -25,6 +25,9 @@ use rest_v1::Called;
 use session::GusherSession;
 use token::Tokens;
 
+pub use rest_v1::{V1_CLIENT, V1_MASTER};
+pub use rest_v3::{V3_CLIENT, V3_MASTER};
+
 /// Where v3's calls are; its paths are fixed.
 const V3_PREFIX: &str = "/v1/";
 

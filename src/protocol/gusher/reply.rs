@@ -10,6 +10,7 @@ use hyper::header::{self, HeaderValue};
 use crate::core::{CloseReason, ConnectionId, Rejection};
 use crate::shard::door::Farewell;
 use crate::shard::http::{self, Response, sniff_not};
+use crate::shard::route::NoRoute;
 use crate::shard::ws::session::Refusal;
 
 use super::token::TokenError;
@@ -51,17 +52,18 @@ pub(super) fn unknown_app() -> Response {
 }
 
 /// v1 answers a wrong method with nothing at all.
-pub(super) fn method_not_allowed_v1() -> Response {
+pub(super) fn no_route_v1(no_route: &NoRoute) -> Response {
+    if *no_route == NoRoute::Path {
+        return http::not_found();
+    }
     let mut response = Response::default();
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response
 }
 
 /// v3 says which methods there are.
-pub(super) fn method_not_allowed_v3(allow: &'static str) -> Response {
-    let mut response = sniff_not(http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n"));
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    response
+pub(super) fn method_not_allowed_v3(allow: &str) -> Response {
+    http::allow(sniff_not(http::text(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n")), allow)
 }
 
 /// 401 or 400 of the client side: words with a line end.

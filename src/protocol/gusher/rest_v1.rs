@@ -1,6 +1,6 @@
 //! gusher v1 over HTTP: paths and form fields in, verbs called, v1's words out.
 
-use hyper::{Method, StatusCode};
+use hyper::StatusCode;
 use percent_encoding::percent_decode_str;
 use regex::RegexBuilder;
 use serde_json::value::RawValue;
@@ -10,12 +10,35 @@ use crate::credential::jwt::ClockPolicy;
 use crate::protocol::GUSHER;
 use crate::protocol::json::{self, Object};
 use crate::shard::http::{BodyError, Exchange, Response, not_found};
+use crate::shard::route::{self, Route};
 use crate::shard::ws::codec;
 
 use super::Gusher;
 use super::dialect::event_text;
 use super::form::Form;
 use super::reply;
+
+/// The calls of the client side, below its prefix.
+pub const V1_CLIENT: &[Route] = &[("POST", "auth"), ("GET", "ws/{app}"), ("GET", "wtf/{app}"), ("GET", "ping")];
+
+/// The calls of the master side, below its prefix.
+pub const V1_MASTER: &[Route] = &[
+    ("POST", "decode"),
+    ("GET", "ping"),
+    ("POST", "push/{app}"),
+    ("POST", "push_batch/{app}"),
+    ("POST", "push/user/{app}/{user}"),
+    ("POST", "push/socket/{app}/{socket}"),
+    ("POST", "push/{app}/{channel}/{event}"),
+    ("POST", "reload/channel/user/{app}/{user}"),
+    ("POST", "add/channel/user/{app}/{user}"),
+    ("GET", "{app}/channels"),
+    ("GET", "{app}/channels/count"),
+    ("GET", "{app}/online"),
+    ("GET", "{app}/online/count"),
+    ("GET", "{app}/online/bychannel/{channel}"),
+    ("GET", "{app}/online/bychannel/{channel}/count"),
+];
 
 /// Memory that a compiled pattern may take, in bytes; a pattern that needs more is refused as one that is none.
 const PATTERN_COMPILED_BYTES_MAX: usize = 1 << 20;
@@ -38,15 +61,16 @@ pub(super) fn segments(path: &str) -> Option<Vec<String>> {
 pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) -> Response {
     let Some(segments) = segments(path) else { return not_found() };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let method = exchange.request.method().clone();
-    match (&*segments, method) {
-        (["auth"], Method::POST) => reply::for_any_origin(auth(gusher, &mut exchange).await),
-        (["ws" | "wtf", app], Method::GET) => {
+    if let Err(no_route) = route::find(V1_CLIENT, exchange.request.method(), &segments) {
+        return reply::no_route_v1(&no_route);
+    }
+    match *segments {
+        ["auth"] => reply::for_any_origin(auth(gusher, &mut exchange).await),
+        ["ws" | "wtf", app] => {
             let token = form(&exchange, b"").get("token");
             gusher.connect(exchange, app, &token, ClockPolicy::RefuseFutureIat).await
         }
-        (["ping"], Method::GET) => reply::plain("pong"),
-        (["auth" | "ping"] | ["ws" | "wtf", _], _) => reply::method_not_allowed_v1(),
+        ["ping"] => reply::plain("pong"),
         _ => not_found(),
     }
 }
@@ -103,13 +127,6 @@ impl<'a> Call<'a> {
         })
     }
 
-    fn method(&self) -> Method {
-        match self {
-            Call::Ping | Call::Query { .. } | Call::Members { .. } => Method::GET,
-            _ => Method::POST,
-        }
-    }
-
     fn app(&self) -> Option<&'a str> {
         match *self {
             Call::Decode | Call::Ping => None,
@@ -130,10 +147,10 @@ impl<'a> Call<'a> {
 pub(super) async fn master(gusher: &Gusher, exchange: Exchange, path: &str) -> Response {
     let Some(segments) = segments(path) else { return not_found() };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let Some(call) = Call::of(&segments) else { return not_found() };
-    if *exchange.request.method() != call.method() {
-        return reply::method_not_allowed_v1();
+    if let Err(no_route) = route::find(V1_MASTER, exchange.request.method(), &segments) {
+        return reply::no_route_v1(&no_route);
     }
+    let Some(call) = Call::of(&segments) else { return not_found() };
     let app = match call.app() {
         None => None,
         Some(key) => match gusher.tokens.app(key) {

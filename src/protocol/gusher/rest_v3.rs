@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 use crate::core::{Answer, AppKey, ChannelName, Publication, Query};
 use crate::credential::jwt::ClockPolicy;
 use crate::shard::http::{BodyError, Exchange, Response, not_found};
+use crate::shard::route::{self, NoRoute, Route};
 
 use super::Gusher;
 use super::dialect::event_text;
@@ -15,6 +16,38 @@ use super::form::Form;
 use super::reply;
 use super::rest_v1::{self, Called, about_socket, about_user, event, pattern};
 use crate::protocol::json::{self, Object};
+
+/// The calls of the client side, below `/v1/`. Whatever may be asked for with GET may be with HEAD.
+pub const V3_CLIENT: &[Route] = &[("POST", "auth"), ("GET", "apps/{app}/ws")];
+
+/// The calls of the master side, below `/v1/`.
+pub const V3_MASTER: &[Route] = &[
+    ("GET", "stats"),
+    ("GET", "apps"),
+    ("POST", "auth/decode"),
+    ("GET", "apps/{app}/channels"),
+    ("GET", "apps/{app}/channels/count"),
+    ("GET", "apps/{app}/users"),
+    ("GET", "apps/{app}/users/count"),
+    ("GET", "apps/{app}/channels/{channel}/users"),
+    ("GET", "apps/{app}/channels/{channel}/users/count"),
+    ("POST", "apps/{app}/messages"),
+    ("POST", "apps/{app}/messages/batch"),
+    ("POST", "apps/{app}/channels/{channel}/messages"),
+    ("POST", "apps/{app}/users/{user}/messages"),
+    ("POST", "apps/{app}/sockets/{socket}/messages"),
+    ("POST", "apps/{app}/users/{user}/channels"),
+    ("PUT", "apps/{app}/users/{user}/channels"),
+];
+
+/// Looks a request up; the answer to one that there is no call for.
+fn look_up(routes: &[Route], method: &Method, segments: &[&str]) -> Result<(), Response> {
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    route::find(routes, method, segments).map_err(|no_route| match no_route {
+        NoRoute::Path => not_found(),
+        NoRoute::Method(allow) => reply::method_not_allowed_v3(&allow.replace("GET", "GET, HEAD")),
+    })
+}
 
 /// Splits a path into decoded segments; an escaped separator stays inside its segment. `None` where v3 finds no page.
 pub(super) fn segments(path: &str) -> Option<Vec<String>> {
@@ -35,17 +68,18 @@ pub(super) fn is_client_path(path: &str) -> bool {
 pub(super) async fn client(gusher: &Gusher, mut exchange: Exchange, path: &str) -> Response {
     let Some(segments) = segments(path) else { return not_found() };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    match (&*segments, exchange.request.method()) {
-        (["auth"], &Method::POST) => {
-            reply::for_any_origin(auth(gusher, &mut exchange).await.unwrap_or_else(|response| response))
-        }
-        (["auth"], &Method::OPTIONS) => reply::preflight(),
-        (["auth"], _) => reply::method_not_allowed_v3("POST"),
-        (["apps", app, "ws"], &Method::GET | &Method::HEAD) => {
+    if *segments == ["auth"] && *exchange.request.method() == Method::OPTIONS {
+        return reply::preflight();
+    }
+    if let Err(response) = look_up(V3_CLIENT, exchange.request.method(), &segments) {
+        return response;
+    }
+    match *segments {
+        ["auth"] => reply::for_any_origin(auth(gusher, &mut exchange).await.unwrap_or_else(|response| response)),
+        ["apps", app, "ws"] => {
             let token = Form::new(exchange.request.headers(), b"", exchange.query()).get("token");
             gusher.connect(exchange, app, &token, ClockPolicy::AcceptFutureIat).await
         }
-        (["apps", _, "ws"], _) => reply::method_not_allowed_v3("GET, HEAD"),
         _ => not_found(),
     }
 }
@@ -66,22 +100,9 @@ async fn auth(gusher: &Gusher, exchange: &mut Exchange) -> Called {
 pub(super) async fn master(gusher: &Gusher, exchange: Exchange, path: &str) -> Response {
     let Some(segments) = segments(path) else { return not_found() };
     let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
-    let allow = match &*segments {
-        ["stats"] | ["apps"] => "GET, HEAD",
-        ["auth", "decode"] => "POST",
-        ["apps", _, rest @ ..] => match rest {
-            ["channels" | "users"] | ["channels" | "users", "count"] => "GET, HEAD",
-            ["channels", _, "users"] | ["channels", _, "users", "count"] => "GET, HEAD",
-            ["messages"] | ["messages", "batch"] => "POST",
-            ["channels" | "users" | "sockets", _, "messages"] => "POST",
-            ["users", _, "channels"] => "POST, PUT",
-            _ => return not_found(),
-        },
-        _ => return not_found(),
-    };
-    let method = exchange.request.method().as_str().to_owned();
-    if !allow.split(", ").any(|allowed| allowed == method) {
-        return reply::method_not_allowed_v3(allow);
+    let method = exchange.request.method().clone();
+    if let Err(response) = look_up(V3_MASTER, &method, &segments) {
+        return response;
     }
     let result = match &*segments {
         ["stats"] => stats(&exchange).await,
@@ -96,7 +117,7 @@ pub(super) async fn master(gusher: &Gusher, exchange: Exchange, path: &str) -> R
     result.unwrap_or_else(|response| response)
 }
 
-async fn of_app(gusher: &Gusher, exchange: Exchange, app: AppKey, call: &[&str], method: &str) -> Called {
+async fn of_app(gusher: &Gusher, exchange: Exchange, app: AppKey, call: &[&str], method: &Method) -> Called {
     match *call {
         ["channels"] => gusher.query(&exchange, Query::Channels(app)).await,
         ["channels", "count"] => gusher.query(&exchange, Query::ChannelCount(app)).await,
@@ -111,7 +132,7 @@ async fn of_app(gusher: &Gusher, exchange: Exchange, app: AppKey, call: &[&str],
         ["channels", channel, "messages"] => push(exchange, app, channel).await,
         ["users", user, "messages"] => push_user(exchange, app, user).await,
         ["sockets", socket, "messages"] => push_socket(exchange, app, socket).await,
-        ["users", user, "channels"] if method == "PUT" => reload(exchange, app, user).await,
+        ["users", user, "channels"] if *method == Method::PUT => reload(exchange, app, user).await,
         ["users", user, "channels"] => add(exchange, app, user).await,
         _ => Err(not_found()),
     }

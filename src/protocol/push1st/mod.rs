@@ -17,6 +17,8 @@ use crate::protocol::apps::Apps;
 use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::Exchange;
 
+pub use rest::ROUTES;
+
 /// Where the API's calls are.
 const API_PREFIX: &str = "/apps/";
 /// Where raw sockets are opened.
@@ -79,7 +81,7 @@ pub fn fuzz(data: &[u8]) {
     }
     if let Ok(text) = str::from_utf8(data) {
         let _ = (parameter(text, "token"), message::session_name(text), session::is_session(text, 255));
-        let _ = rest::Call::of(text);
+        rest::fuzz(text);
     }
 }
 

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
+use hyper::StatusCode;
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, StatusCode};
 
 use crate::core::{CloseReason, Rejection};
 use crate::credential::access::AccessError;
@@ -59,11 +59,8 @@ pub(super) fn app_without_secret() -> Response {
 }
 
 /// 400, as for everything that a backend does wrong.
-pub(super) fn wrong_method(right: &Method) -> Response {
-    let mut response = error(StatusCode::BAD_REQUEST, &format!("this call is made with {right}"));
-    // a method's name is a header's text
-    response.headers_mut().extend(HeaderValue::from_str(right.as_str()).ok().map(|right| (header::ALLOW, right)));
-    response
+pub(super) fn wrong_method(allow: &str) -> Response {
+    http::allow(error(StatusCode::BAD_REQUEST, &format!("this call is made with {allow}")), allow)
 }
 
 /// The request needs a signature and has none.

@@ -14,13 +14,24 @@ use crate::credential::signature::{PromisedBody, RequestError};
 use crate::protocol::apps::App;
 use crate::protocol::json::{self, Object};
 use crate::shard::http::{Exchange, Response};
+use crate::shard::route::{self, NoRoute, Route};
 
 use super::message::{self, Fault, Message};
-use super::{API_PREFIX, ApiDoor, reply};
+use super::{ApiDoor, reply};
+
+/// Every call. A slash at the end of a path means nothing, nor does what follows `events`. Whatever may be asked for with
+/// GET may be with HEAD.
+pub const ROUTES: &[Route] = &[
+    ("POST", "/apps/{app_id}/token/session"),
+    ("POST", "/apps/{app_id}/token/access"),
+    ("POST", "/apps/{app_id}/events"),
+    ("GET", "/apps/{app_id}/channels"),
+    ("GET", "/apps/{app_id}/channels/{channel}"),
+];
 
 /// A call, by the shape of its path below the app. Segments are names as they stand there, not decoded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Call<'a> {
+enum Call<'a> {
     SessionToken,
     AccessToken,
     Events,
@@ -28,31 +39,35 @@ pub(super) enum Call<'a> {
     Channel(&'a str),
 }
 
-impl<'a> Call<'a> {
-    /// The app's id in a path, and the call.
-    pub(super) fn of(path: &'a str) -> (&'a str, Option<Self>) {
-        let path = path.strip_prefix(API_PREFIX).unwrap_or("");
-        let mut segments: Vec<&str> = path.split('/').collect();
-        // one slash at the end means nothing
-        segments.pop_if(|last| last.is_empty());
-        let Some((app, call)) = segments.split_first() else { return ("", None) };
-        let call = match *call {
-            ["token", "session"] => Some(Call::SessionToken),
-            ["token", "access"] => Some(Call::AccessToken),
-            ["events", ..] => Some(Call::Events),
-            ["channels"] => Some(Call::Channels),
-            ["channels", name] if !name.is_empty() => Some(Call::Channel(name)),
-            _ => None,
-        };
-        (app, call)
+/// The segments of a path that say which call it is for: `apps`, the app's id, and what follows.
+fn segments(path: &str) -> Vec<&str> {
+    let mut segments: Vec<&str> = path.split('/').skip(1).collect();
+    segments.pop_if(|last| last.is_empty());
+    if let ["apps", _, "events", ..] = segments[..] {
+        segments.truncate(3);
     }
+    segments
+}
 
-    fn method(self) -> Method {
-        match self {
-            Call::SessionToken | Call::AccessToken | Call::Events => Method::POST,
-            Call::Channels | Call::Channel(_) => Method::GET,
+impl<'a> Call<'a> {
+    fn of(method: &Method, segments: &[&'a str]) -> Result<Self, NoRoute> {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        route::find(ROUTES, method, segments)?;
+        // every route has as many segments
+        match segments[2..] {
+            ["token", "session"] => Ok(Call::SessionToken),
+            ["token", "access"] => Ok(Call::AccessToken),
+            ["events"] => Ok(Call::Events),
+            ["channels"] => Ok(Call::Channels),
+            ["channels", name] if !name.is_empty() => Ok(Call::Channel(name)),
+            _ => Err(NoRoute::Path),
         }
     }
+}
+
+/// Reads a path, as an API's request is looked up. For fuzz targets.
+pub(super) fn fuzz(path: &str) {
+    let _ = Call::of(&Method::GET, &segments(path));
 }
 
 /// What a call comes to: the words of success, or those of what went wrong.
@@ -66,16 +81,16 @@ pub(super) async fn answer(door: &ApiDoor, exchange: Exchange) -> Response {
 async fn call(door: &ApiDoor, mut exchange: Exchange) -> Called {
     let began = Instant::now();
     let path = exchange.path.clone();
-    let (app, call) = Call::of(&path);
-    let app = door.apps.by_id(app).ok_or_else(|| reply::unknown_app("id"))?;
+    let segments = segments(&path);
+    let id = segments.get(1).copied().unwrap_or_default();
+    let app = door.apps.by_id(id).ok_or_else(|| reply::unknown_app("id"))?;
     if !app.options.enabled {
         return Err(reply::app_disabled());
     }
-    let call = call.ok_or_else(reply::no_such_call)?;
-    let (given, right) = (exchange.request.method(), call.method());
-    if *given != right && !(given == Method::HEAD && right == Method::GET) {
-        return Err(reply::wrong_method(&right));
-    }
+    let call = Call::of(exchange.request.method(), &segments).map_err(|no_route| match no_route {
+        NoRoute::Path => reply::no_such_call(),
+        NoRoute::Method(allow) => reply::wrong_method(&allow),
+    })?;
     let is_signed = exchange.query().split('&').any(|pair| pair.starts_with("auth_signature="));
     if !is_signed && !door.trusted {
         return Err(reply::unsigned());
@@ -240,22 +255,33 @@ mod tests {
 
     #[test]
     fn calls() {
-        let check = |path: &str, app: &str, call: Option<Call<'_>>| assert_eq!(Call::of(path), (app, call), "{path}");
-        check("/apps/shop/token/session", "shop", Some(Call::SessionToken));
-        check("/apps/shop/token/session/", "shop", Some(Call::SessionToken));
-        check("/apps/shop/token/access/", "shop", Some(Call::AccessToken));
+        let check = |path: &str, app: &str, method: Method, call: Option<Call<'_>>| {
+            let segments = segments(path);
+            assert_eq!(segments[1], app, "{path}");
+            assert_eq!(Call::of(&method, &segments), call.ok_or(NoRoute::Path), "{path}");
+        };
+        let post = |path: &str, call| check(&format!("/apps/shop/{path}"), "shop", Method::POST, call);
+        let get = |path: &str, call| check(&format!("/apps/shop/{path}"), "shop", Method::GET, call);
+        post("token/session", Some(Call::SessionToken));
+        post("token/session/", Some(Call::SessionToken));
+        post("token/access/", Some(Call::AccessToken));
         for other in ["token", "token/", "token/other/", "token/session/more", "token/session//", "batch_events", ""] {
-            check(&format!("/apps/shop/{other}"), "shop", None);
+            post(other, None);
         }
-        check("/apps/shop/events", "shop", Some(Call::Events));
-        check("/apps/shop/events/more/and/more", "shop", Some(Call::Events));
-        check("/apps/shop/channels", "shop", Some(Call::Channels));
-        check("/apps/shop/channels/", "shop", Some(Call::Channels));
-        check("/apps/shop/channels/a%20b/", "shop", Some(Call::Channel("a%20b")));
-        check("/apps/shop/channels/a/users", "shop", None);
-        check("/apps/shop/channels//", "shop", None);
-        check("/apps/", "", None);
-        check("/apps//events", "", Some(Call::Events));
+        post("events", Some(Call::Events));
+        post("events/more/and/more", Some(Call::Events));
+        get("channels", Some(Call::Channels));
+        get("channels/", Some(Call::Channels));
+        get("channels/a%20b/", Some(Call::Channel("a%20b")));
+        get("channels/a/users", None);
+        get("channels//", None);
+        check("/apps/shop/channels", "shop", Method::HEAD, Some(Call::Channels));
+        check("/apps//events", "", Method::POST, Some(Call::Events));
+        let other = |path: &str, method: Method, allow: &str| {
+            assert_eq!(Call::of(&method, &segments(path)), Err(NoRoute::Method(allow.to_owned())), "{path}");
+        };
+        other("/apps/shop/events", Method::HEAD, "POST");
+        other("/apps/shop/channels", Method::OPTIONS, "GET");
     }
 
     #[test]

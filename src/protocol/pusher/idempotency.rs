@@ -55,11 +55,8 @@ impl Idempotency {
     ) -> Known {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_over = |began_ms: u64| began_ms + window_ms <= now_ms;
-        while kept.ages.front().is_some_and(|(began_ms, _)| is_over(*began_ms)) || kept.ages.len() >= keys_max.max(1) {
-            let Some((began_ms, key)) = kept.ages.pop_front() else { break };
-            if kept.requests.get(&key).is_some_and(|request| request.began_ms == began_ms) {
-                kept.requests.remove(&key);
-            }
+        while kept.ages.front().is_some_and(|(began_ms, _)| is_over(*began_ms)) {
+            kept.forget_oldest();
         }
         let key = (app.clone(), key.into());
         match kept.requests.get(&key) {
@@ -67,6 +64,9 @@ impl Idempotency {
             Some(Request { answer: Some(answer), .. }) => Known::Answered(answer.clone()),
             Some(_) => Known::UnderWay,
             None => {
+                while kept.ages.len() >= keys_max.max(1) {
+                    kept.forget_oldest();
+                }
                 kept.requests.insert(key.clone(), Request { began_ms: now_ms, fingerprint, answer: None });
                 kept.ages.push_back((now_ms, key));
                 Known::New
@@ -93,6 +93,15 @@ impl Idempotency {
     }
 }
 
+impl Kept {
+    fn forget_oldest(&mut self) {
+        let Some((began_ms, key)) = self.ages.pop_front() else { return };
+        if self.requests.get(&key).is_some_and(|request| request.began_ms == began_ms) {
+            self.requests.remove(&key);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,7 +124,10 @@ mod tests {
         for (key, now_ms) in [("l", 1_002), ("m", 1_003), ("n", 1_004)] {
             assert_eq!(begin(&app, key, 1, now_ms), Known::New);
         }
-        assert_eq!(begin(&app, "n", 1, 1_005), Known::UnderWay);
+        // those that are asked for again do not
+        for key in ["l", "m", "n"] {
+            assert_eq!(begin(&app, key, 1, 1_005), Known::UnderWay);
+        }
         let kept = store.0.lock().unwrap();
         assert!(kept.requests.len() <= 3 && kept.ages.len() <= 4, "{kept:?}");
     }

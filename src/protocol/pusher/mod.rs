@@ -27,6 +27,8 @@ use idempotency::Idempotency;
 use reply::NotOpened;
 use session::PusherSession;
 
+pub use rest::ROUTES;
+
 /// Versions of the protocol that clients may ask for.
 const VERSIONS: std::ops::RangeInclusive<u64> = 5..=7;
 /// What a client speaks that does not say.

@@ -48,6 +48,9 @@ pub(super) const NAME_ERROR: (&str, u16) = ("ChannelNameError", 400);
 /// Those of a channel of a kind that the app does not offer.
 pub(super) const KIND_ERROR: (&str, u16) = ("ChannelKindError", 403);
 
+/// Those of a member that says more of itself than the app allows.
+pub(super) const MEMBER_TOO_LARGE: (&str, u16) = ("MemberError", 413);
+
 /// The table from the core's refusals of a subscription to type, status and words.
 pub(super) fn subscription_refused(channel: &str, rejection: Rejection) -> String {
     let (kind, words) = match rejection {
@@ -57,7 +60,7 @@ pub(super) fn subscription_refused(channel: &str, rejection: Rejection) -> Strin
         Rejection::ChannelNameReserved => (NAME_ERROR, "the channel name is empty or reserved"),
         Rejection::ChannelNameTooLong => (NAME_ERROR, "the channel name is too long"),
         Rejection::UserIdTooLong => (("MemberError", 400), "the user id is too long"),
-        Rejection::MemberTooLarge => (("MemberError", 413), "the member's data is over the app's limit"),
+        Rejection::MemberTooLarge => (MEMBER_TOO_LARGE, "the member's data is over the app's limit"),
         Rejection::ChannelFull => (("LimitReached", 4100), "the channel has as many members as the app allows"),
         Rejection::TooManySubscriptions => (("LimitReached", 4100), "too many subscriptions on this connection"),
         Rejection::TooManyPermissions
@@ -215,10 +218,8 @@ pub(super) fn data_too_large(bytes_max: usize) -> Response {
     )
 }
 
-pub(super) fn method_not_allowed(allow: &'static str) -> Response {
-    let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, format!("Method not allowed, use {allow}"));
-    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
-    response
+pub(super) fn method_not_allowed(allow: &str) -> Response {
+    http::allow(refuse(StatusCode::METHOD_NOT_ALLOWED, format!("Method not allowed, use {allow}")), allow)
 }
 
 /// A plain request for the address of sockets.

@@ -17,6 +17,7 @@ use crate::credential::signature::{PromisedBody, RequestError, auth_key};
 use crate::protocol::apps::App;
 use crate::protocol::json::{self, Object};
 use crate::shard::http::{BodyError, Exchange, Response};
+use crate::shard::route::{self, NoRoute, Route};
 
 use super::idempotency::Known;
 use super::{PusherDoor, channel_name_problem, dialect, reply};
@@ -25,6 +26,18 @@ use super::{PusherDoor, channel_name_problem, dialect, reply};
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
 /// Parameters of the signature, which every request may have.
 const AUTH_PARAMETERS: [&str; 5] = ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"];
+
+/// Every call. A library posts `/users/{id}/terminate_connections` without its app.
+pub const ROUTES: &[Route] = &[
+    ("POST", "/apps/{app_id}/events"),
+    ("POST", "/apps/{app_id}/batch_events"),
+    ("GET", "/apps/{app_id}/channels"),
+    ("GET", "/apps/{app_id}/channels/{channel}"),
+    ("GET", "/apps/{app_id}/channels/{channel}/users"),
+    ("POST", "/apps/{app_id}/channels/{channel}/events"),
+    ("POST", "/apps/{app_id}/users/{user_id}/terminate_connections"),
+    ("POST", "/users/{user_id}/terminate_connections"),
+];
 
 /// A call, by the shape of its path; names as they stand in the path.
 enum Call<'a> {
@@ -38,7 +51,7 @@ enum Call<'a> {
     ChannelEvents(&'a str),
 }
 
-/// Whether a path belongs to the API. A library posts `/users/{id}/terminate_connections` without its app.
+/// Whether a path belongs to the API.
 pub(super) fn owns(path: &str) -> bool {
     let below = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     below("/apps") || below("/users")
@@ -56,13 +69,6 @@ impl<'a> Call<'a> {
             ["users", user, "terminate_connections"] => Call::Terminate(user),
             _ => return None,
         })
-    }
-
-    fn method(&self) -> (Method, &'static str) {
-        match self {
-            Call::Channels | Call::Channel(_) | Call::Users(_) => (Method::GET, "GET"),
-            _ => (Method::POST, "POST"),
-        }
     }
 }
 
@@ -100,11 +106,11 @@ async fn call(door: &PusherDoor, mut exchange: Exchange) -> Called {
         _ => return Err(unknown()),
     };
     let app = app.clone();
+    route::find(ROUTES, exchange.request.method(), &segments).map_err(|no_route| match no_route {
+        NoRoute::Path => unknown(),
+        NoRoute::Method(allow) => reply::method_not_allowed(&allow),
+    })?;
     let call = Call::of(rest).ok_or_else(unknown)?;
-    let (method, allow) = call.method();
-    if *exchange.request.method() != method {
-        return Err(reply::method_not_allowed(allow));
-    }
     let promised = check_signature(&app, &exchange)?;
     if !app.options.enabled {
         return Err(reply::refuse(StatusCode::FORBIDDEN, "The app is disabled"));
@@ -113,7 +119,7 @@ async fn call(door: &PusherDoor, mut exchange: Exchange) -> Called {
     let unix_s = exchange.shard.unix_s();
     promised.check_body(&body).map_err(|error| reply::unauthorized(&error, unix_s))?;
     let signed = Signed { door, exchange: &exchange, app: &app, body: &body, key: idempotency_key(&exchange)? };
-    if method == Method::GET {
+    if *exchange.request.method() == Method::GET {
         signed.take_read()?;
     }
     match call {
@@ -242,12 +248,16 @@ impl Signed<'_> {
         answered.map(reply::json)
     }
 
-    /// Tells requests apart by path and body.
+    /// Tells requests apart by what they say: not by their signature, which is new each time.
     fn fingerprint(&self) -> u128 {
         use std::hash::{BuildHasher, Hasher};
         let half = |seed| {
             let mut hasher = foldhash::quality::FixedState::with_seed(seed).build_hasher();
             hasher.write(self.exchange.path.as_bytes());
+            for (name, value) in self.parameters().filter(|(name, _)| !AUTH_PARAMETERS.contains(&&**name)) {
+                hasher.write(name.as_bytes());
+                hasher.write(value.as_bytes());
+            }
             hasher.write(self.body);
             u128::from(hasher.finish())
         };
@@ -355,7 +365,7 @@ impl Signed<'_> {
         let mut seen = HashSet::new();
         channels.retain(|channel| seen.insert(channel.clone()));
         if channels.is_empty() {
-            return Err(reply::missing(if alone { "channels" } else { "channel" }));
+            return Err(reply::missing("channel"));
         }
         let settings = self.exchange.shard.settings();
         let channels_max = settings.limits.event_channels_max;

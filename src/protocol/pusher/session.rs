@@ -18,7 +18,7 @@ use crate::shard::door::{Farewell, Heard, Session, Step};
 
 use super::command::{self, Command, Subscribe};
 use super::dialect::{event_text, internal, watchlist_events};
-use super::reply::{self, AUTH_ERROR, KIND_ERROR, NAME_ERROR};
+use super::reply::{self, AUTH_ERROR, KIND_ERROR, MEMBER_TOO_LARGE, NAME_ERROR};
 use super::{channel_name_problem, is_name};
 
 /// The longest user id, in characters (Presence channels, "Limits").
@@ -175,7 +175,10 @@ impl PusherSession {
             };
             match grant {
                 Ok(grant) => grant,
-                Err((rejection, words)) => return refuse(rejection, AUTH_ERROR, &words),
+                Err((rejection, words)) => {
+                    let too_large = rejection == Rejection::MemberTooLarge;
+                    return refuse(rejection, if too_large { MEMBER_TOO_LARGE } else { AUTH_ERROR }, &words);
+                }
             }
         };
         self.in_flight = Some(Box::new(InFlight::Subscribe(ChannelName::from(channel))));
