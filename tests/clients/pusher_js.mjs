@@ -224,6 +224,13 @@ const came = await play(console.log, {
         await hears("alice's other tab", "the user", "letter", DATA);
     },
 
+    "presence: whoever is signed in is a member by that": async () => {
+        const { channel, data } = await join("alice", "presence-signed-in");
+        assert.deepEqual(data, ["alice"]);
+        assert.deepEqual(channel.members.me, { id: "alice", info: { name: "alice" } });
+        clients.alice.unsubscribe("presence-signed-in");
+    },
+
     "watchlist": async () => {
         clients.bob.signin();
         await hears("alice", "the watchlist", "online", ["bob"]);
@@ -308,6 +315,22 @@ const came = await play(console.log, {
         const { data } = await heard.take("nobody", null, "error");
         assert.equal((data.error ?? data).data.code, 4001);
         await heard.take("nobody", null, "disconnected");
+    },
+
+    "an app whose connections must be authorized": async () => {
+        const key = "for-the-authorized";
+        const elsewhere = makeSdk({ key });
+        const customHandler = ({ socketId, channelName }, done) => {
+            done(null, elsewhere.authorizeChannel(socketId, channelName));
+        };
+        await connect("member", "member", { key, channelAuthorization: { customHandler } });
+        await join("member", "private-x");
+        await connect("stranger", "stranger", { key });
+        await join("stranger", "news");
+        const { data } = await heard.take("stranger", null, "error");
+        assert.equal((data.error ?? data).data.code, 4009);
+        await heard.take("stranger", null, "disconnected");
+        assert.equal(clients.member.connection.state, "connected");
     },
 
     "asks after a silence whether the server is there": async () => {
