@@ -134,6 +134,7 @@ impl Node {
         let doors = doors(config, kept)?;
         self.hooks.replace(&hook_settings(config), &app_hooks(config))?;
         let doors: Doors = listeners.iter().map(|listener| doors.of(listener)).collect();
+        kept.apps.lock().unwrap_or_else(PoisonError::into_inner).come_into_force();
         let settings = Arc::new(settings(config));
         for mailbox in self.mailboxes.iter() {
             let _ = mailbox.send(Mail::Reload(settings.clone(), doors.clone()));

@@ -9,6 +9,9 @@ use super::event::{DialectIndex, Event, Member};
 use super::id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
 use super::message::Subscriber;
 
+/// What a channel costs that is kept for its cached event alone, beside the bytes of its name and the event.
+const CACHED_OVERHEAD_BYTES: usize = 512;
+
 type Map<K, V> = HashMap<K, V, RandomState>;
 
 /// Names inside apps: an app is looked up first, so that nothing can reach into another.
@@ -61,7 +64,7 @@ pub(super) struct ChannelHomes {
     channels: PerApp<ChannelName, ChannelHome>,
     /// How many have a subscriber.
     pub(super) occupied: usize,
-    /// Bytes of cached events.
+    /// Bytes of cached events, with what their channels cost.
     pub(super) cached_bytes: usize,
 }
 
@@ -103,6 +106,8 @@ struct Present {
 struct CachedEvent {
     event: Event,
     until_ms: u64,
+    /// What it counts for.
+    weight: usize,
 }
 
 /// What a leave came to.
@@ -200,7 +205,8 @@ impl ChannelHome {
     }
 
     fn is_spent(&self) -> bool {
-        let holds_nothing = |rare: &Rare| rare.members.is_empty() && rare.cached.is_none();
+        // as long as a look at the cache is due, so that there never are two
+        let holds_nothing = |rare: &Rare| rare.members.is_empty() && rare.cached.is_none() && !rare.cache_due;
         self.audience.is_empty() && self.rare.as_deref().is_none_or(holds_nothing)
     }
 
@@ -345,18 +351,19 @@ impl ChannelHomes {
         bytes_max: usize,
     ) -> bool {
         let held = self.get(app, channel).and_then(|home| home.rare.as_ref()?.cached.as_ref());
-        let freed = held.map_or(0, |cached| cached.event.weight());
+        let freed = held.map_or(0, |cached| cached.weight);
+        let weight = CACHED_OVERHEAD_BYTES + channel.as_str().len() + event.weight();
         self.cached_bytes -= freed;
-        if self.cached_bytes + event.weight() > bytes_max {
+        if self.cached_bytes + weight > bytes_max {
             self.channels.change(app, channel, |home| {
                 home.rare().cached = None;
                 home.is_spent()
             });
             return false;
         }
-        self.cached_bytes += event.weight();
+        self.cached_bytes += weight;
         let rare = self.channels.entry(app, channel.clone()).rare();
-        rare.cached = Some(CachedEvent { event: event.detached(), until_ms });
+        rare.cached = Some(CachedEvent { event: event.detached(), until_ms, weight });
         rare.miss_told = false;
         !std::mem::replace(&mut rare.cache_due, true)
     }
@@ -368,7 +375,7 @@ impl ChannelHomes {
             let rare = home.rare();
             match &rare.cached {
                 Some(cached) if cached.until_ms > now_ms => later = Some(cached.until_ms),
-                Some(cached) => freed = cached.event.weight(),
+                Some(cached) => freed = cached.weight,
                 None => {}
             }
             if later.is_none() {
@@ -486,5 +493,31 @@ impl SignedInHomes {
 fn remove(connections: &mut Vec<ConnectionId>, connection: ConnectionId) {
     if let Some(at) = connections.iter().position(|held| *held == connection) {
         connections.swap_remove(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Data;
+
+    #[test]
+    fn a_cache_that_is_full_costs_no_second_look() {
+        let mut homes = ChannelHomes::new();
+        let (app, channel) = (AppKey::from("a"), ChannelName::from("cache-c"));
+        let bytes_max = CACHED_OVERHEAD_BYTES + 20;
+        let cache = |homes: &mut ChannelHomes, data: &'static str, until_ms| {
+            homes.cache(&app, &channel, &Event::new("e", Data::Encoded(data.into()), 1), until_ms, bytes_max)
+        };
+        assert!(cache(&mut homes, "\"1\"", 100));
+        assert_eq!(homes.cached_bytes, CACHED_OVERHEAD_BYTES + 11);
+        for at_ms in 0..10 {
+            assert!(!cache(&mut homes, "\"too much for it\"", 100 + at_ms));
+            assert_eq!(homes.cached_bytes, 0);
+            assert!(!cache(&mut homes, "\"1\"", 100 + at_ms), "a look is due already");
+        }
+        assert!(!cache(&mut homes, "\"too much for it\"", 120));
+        assert_eq!(homes.end_cache(&app, &channel, 100), None);
+        assert!(homes.is_empty() && homes.cached_bytes == 0);
     }
 }

@@ -1,7 +1,8 @@
 //! Apps as the Pusher and Push1ST doors know them: found by key or id, each with its secrets and options.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hyper::header::{self, HeaderMap};
 
@@ -31,6 +32,16 @@ pub struct App {
     pub access: AccessKey,
     /// How much it has taken of what it may take; outlives a change of the options.
     pub(super) rates: Arc<Rates>,
+    /// Which of the app's successive forms this is, and the one in force.
+    number: u64,
+    in_force: Arc<InForce>,
+}
+
+/// The form of an app that is in force, for those who hold an earlier one.
+#[derive(Default)]
+struct InForce {
+    number: AtomicU64,
+    app: Mutex<Weak<App>>,
 }
 
 /// What an app has taken on this node.
@@ -41,16 +52,20 @@ pub struct Rates {
 }
 
 impl Apps {
-    /// Apps of a configuration. Rates of apps that were there `before` go on.
+    /// Apps of a configuration. Rates of apps that were there `before` go on; who holds one of those learns of its successor
+    /// when that [comes into force](Self::come_into_force).
     pub fn new(apps: &[config::App], before: &Apps) -> Self {
         let mut all = Self::default();
         for options in apps {
             let key = AppKey::from(&*options.key);
+            let earlier = before.by_key(&options.key);
             let secrets = options.secret.iter().chain(&options.previous_secrets).map(config::Secret::expose);
             let app = Arc::new(App {
                 secrets: AppSecrets::new(&options.key, secrets.clone()),
                 access: AccessKey::new(&options.key, secrets),
-                rates: before.by_key(&options.key).map(|app| app.rates.clone()).unwrap_or_default(),
+                rates: earlier.map(|app| app.rates.clone()).unwrap_or_default(),
+                number: earlier.map_or(0, |app| app.number + 1),
+                in_force: earlier.map(|app| app.in_force.clone()).unwrap_or_default(),
                 options: options.clone(),
                 key: key.clone(),
             });
@@ -58,6 +73,14 @@ impl Apps {
             all.by_key.insert(key, app);
         }
         all
+    }
+
+    /// From now on these apps count, for connections that came before, too.
+    pub fn come_into_force(&self) {
+        for app in self.by_key.values() {
+            *app.in_force.app.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(app);
+            app.in_force.number.store(app.number, Ordering::Release);
+        }
     }
 
     /// The app of a key, enabled or not.
@@ -72,6 +95,14 @@ impl Apps {
 }
 
 impl App {
+    /// The form in force, if that is another.
+    pub fn successor(&self) -> Option<Arc<App>> {
+        if self.in_force.number.load(Ordering::Acquire) == self.number {
+            return None;
+        }
+        self.in_force.app.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
     /// Whether a page may open sockets: any page, unless the app names origins. What is no browser sends no `Origin`,
     /// and is not kept out by a header that it could make up.
     pub fn allows_origin(&self, headers: &HeaderMap) -> bool {
@@ -111,6 +142,24 @@ fn kind_of(access: Access) -> Option<ChannelKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_holds_an_app_learns_of_the_one_in_force() {
+        let of = |secret: &str, before: &Apps| {
+            let options =
+                config::App { key: "k".into(), secret: Some(config::Secret::new(secret)), ..config::App::blank() };
+            Apps::new(&[options], before)
+        };
+        let apps = of("a", &Apps::default());
+        let held = apps.by_key("k").unwrap().clone();
+        assert!(held.successor().is_none());
+        let refused = of("b", &apps);
+        assert!(held.successor().is_none());
+        let next = of("c", &refused);
+        next.come_into_force();
+        let successor = held.successor().unwrap();
+        assert!(Arc::ptr_eq(&successor, next.by_key("k").unwrap()) && successor.successor().is_none());
+    }
 
     #[test]
     fn origins() {

@@ -154,7 +154,6 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// One raw socket.
 struct RawSession {
-    /// As it was when the client came.
     app: Arc<App>,
     pushes: Rate,
 }
@@ -169,6 +168,9 @@ impl Session for RawSession {
     }
 
     fn text(&mut self, heard: Heard<'_>) -> Step {
+        if let Some(app) = self.app.successor() {
+            self.app = app;
+        }
         self.push(&heard).unwrap_or_else(|fault| Step::Close(reply::violation(fault)))
     }
 

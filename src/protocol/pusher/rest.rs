@@ -400,7 +400,8 @@ impl Signed<'_> {
         let bytes = if is_plain {
             json.len() - 2
         } else {
-            serde_json::from_str(data.get()).map_or(0, |text: Cow<'_, str>| text.len())
+            // half of a surrogate pair alone is JSON, and no text
+            serde_json::from_str(data.get()).map_or(json.len() - 2, |text: Cow<'_, str>| text.len())
         };
         self.check_data(bytes)?;
         Ok(Data::Encoded(json))

@@ -81,6 +81,9 @@ impl Session for PusherSession {
     }
 
     fn text(&mut self, heard: Heard<'_>) -> Step {
+        if let Some(app) = self.app.successor() {
+            self.app = app;
+        }
         match command::parse(heard.text) {
             Err(words) => Step::Reply(reply::error(None, &words)),
             Ok(Command::Ping) => Step::Reply(reply::PONG.to_owned()),
@@ -326,11 +329,23 @@ fn client_event_refused(channel: &str, rejection: Rejection) -> String {
     }
 }
 
-/// A user id: a string that is not empty, or a number as it was written.
+/// A user id: a string that is not empty, or a number.
 fn user_id(value: &RawValue) -> Option<String> {
     let is_number = value.get().starts_with(|c: char| c == '-' || c.is_ascii_digit());
-    let text = if is_number { value.get().to_owned() } else { serde_json::from_str(value.get()).ok()? };
+    let text = if is_number { number(value.get()) } else { serde_json::from_str(value.get()).ok()? };
     Some(text).filter(|text| !text.is_empty())
+}
+
+/// A JSON number as JavaScript writes it, for by that text its clients find themselves among the members: `1.0` is 1. A
+/// whole number keeps all of its digits.
+fn number(json: &str) -> String {
+    let is_whole = !json.contains(['.', 'e', 'E']);
+    match json.parse::<f64>() {
+        // others have an exponent there
+        Ok(number) if !is_whole && (1e-6..1e21).contains(&number.abs()) => number.to_string(),
+        Ok(0.0) => "0".to_owned(),
+        _ => json.to_owned(),
+    }
 }
 
 fn check_user_id(id: &str) -> Result<(), String> {
@@ -370,4 +385,33 @@ fn presence_data(members: &[Member]) -> String {
     let hash: Vec<String> = ids.iter().zip(members).map(|(id, member)| format!("{id}:{}", info(member))).collect();
     let (count, ids, hash) = (members.len(), ids.join(","), hash.join(","));
     format!("{{\"presence\":{{\"count\":{count},\"ids\":[{ids}],\"hash\":{{{hash}}}}}}}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_ids() {
+        for (json, expected) in [
+            ("\"a\"", Some("a")),
+            ("\"\"", None),
+            ("\"1.0\"", Some("1.0")),
+            ("1", Some("1")),
+            ("-7", Some("-7")),
+            ("-0", Some("0")),
+            ("1.0", Some("1")),
+            ("1e5", Some("100000")),
+            ("12.50", Some("12.5")),
+            ("0.0", Some("0")),
+            ("9007199254740993", Some("9007199254740993")),
+            ("1e400", Some("1e400")),
+            ("1E30", Some("1E30")),
+            ("null", None),
+            ("true", None),
+            ("{}", None),
+        ] {
+            assert_eq!(user_id(serde_json::from_str(json).unwrap()).as_deref(), expected, "{json}");
+        }
+    }
 }
