@@ -9,10 +9,10 @@ use super::event::{DialectIndex, Event, Member};
 use super::id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
 use super::message::Subscriber;
 
-/// What a channel costs that is kept for its cached event alone, beside the bytes of its name and the event.
-const CACHED_OVERHEAD_BYTES: usize = 512;
-
 type Map<K, V> = HashMap<K, V, RandomState>;
+
+/// What it costs to keep an event beside what it says: about what a channel takes that is there for its cache alone.
+pub(super) const CACHED_OVERHEAD_BYTES: usize = 512;
 
 /// Names inside apps: an app is looked up first, so that nothing can reach into another.
 #[derive(Debug)]
@@ -90,8 +90,8 @@ struct Rare {
     miss_told: bool,
     /// When the number of subscribers was last told.
     count_told_ms: Option<u64>,
-    /// It is due to be told again.
-    count_due: bool,
+    /// When it is due to be told again, for it has changed.
+    count_due_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -181,23 +181,26 @@ impl ChannelHome {
         let rare = self.rare();
         match rare.count_told_ms {
             Some(told_ms) if count > at_once_max && now_ms < told_ms + every_ms => {
-                let is_due = std::mem::replace(&mut rare.count_due, true);
-                Err((!is_due).then_some(told_ms + every_ms))
+                let due_ms = told_ms + every_ms;
+                let is_noted = rare.count_due_ms.replace(due_ms).is_some();
+                Err((!is_noted).then_some(due_ms))
             }
             _ => {
-                rare.count_told_ms = Some(now_ms);
+                (rare.count_told_ms, rare.count_due_ms) = (Some(now_ms), None);
                 Ok(())
             }
         }
     }
 
-    /// The time has come that `tell_count` put off. Returns whether there is somebody to tell.
-    pub(super) fn count_is_due(&mut self, now_ms: u64) -> bool {
-        let occupied = self.is_occupied();
-        let rare = self.rare();
-        rare.count_due = false;
-        rare.count_told_ms = Some(now_ms);
-        occupied
+    /// A time that `tell_count` put something off to has come. Returns whether it is still to be told.
+    pub(super) fn count_is_due(&mut self, due_ms: u64) -> bool {
+        match &mut self.rare {
+            Some(rare) if rare.count_due_ms == Some(due_ms) => {
+                (rare.count_told_ms, rare.count_due_ms) = (None, None);
+                true
+            }
+            _ => false,
+        }
     }
 
     fn rare(&mut self) -> &mut Rare {
@@ -324,13 +327,13 @@ impl ChannelHomes {
         left
     }
 
-    /// Removes a member whose time to come back is over. Returns whether it was.
-    pub(super) fn remove_missing(&mut self, app: &AppKey, channel: &ChannelName, user: &UserId, now_ms: u64) -> bool {
+    /// Removes a member if its time to come back is over at that time. Returns whether it is.
+    pub(super) fn remove_missing(&mut self, app: &AppKey, channel: &ChannelName, user: &UserId, due_ms: u64) -> bool {
         let mut is_over = false;
         self.channels.change(app, channel, |home| {
             let members = home.rare.as_mut().map(|rare| &mut rare.members);
             if let Some(members) = members
-                && members.get(user).and_then(|present| present.leaves_ms).is_some_and(|leaves_ms| leaves_ms <= now_ms)
+                && members.get(user).is_some_and(|present| present.leaves_ms == Some(due_ms))
             {
                 members.remove(user);
                 is_over = true;
@@ -350,9 +353,9 @@ impl ChannelHomes {
         until_ms: u64,
         bytes_max: usize,
     ) -> bool {
+        let weight = event.weight() + channel.as_str().len() + CACHED_OVERHEAD_BYTES;
         let held = self.get(app, channel).and_then(|home| home.rare.as_ref()?.cached.as_ref());
         let freed = held.map_or(0, |cached| cached.weight);
-        let weight = CACHED_OVERHEAD_BYTES + channel.as_str().len() + event.weight();
         self.cached_bytes -= freed;
         if self.cached_bytes + weight > bytes_max {
             self.channels.change(app, channel, |home| {

@@ -408,9 +408,9 @@ impl Core {
                 held.push(grant.channel);
             } else if !wanted.iter().any(|wanted| wanted.channel == grant.channel) {
                 wanted.push(grant);
-            }
-            if connection.subscriptions.len() + wanted.len() > limit {
-                break; // however many more there are
+                if connection.subscriptions.len() + wanted.len() > limit {
+                    break; // however many more there are
+                }
             }
         }
         if wanted.is_empty() {

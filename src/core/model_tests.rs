@@ -1,8 +1,18 @@
 //! The core against a naive model: a few shards in one thread, a mailbox for each pair of them, and clients that read
 //! what they are sent and check it line by line. Messages are handed on in any order that keeps each pair's.
+//!
+//! App `one` is plain: nobody observes it, its connections must show who they are. App `two` has all that an app can have.
 
+mod cache;
+mod counts;
+mod homes;
 mod oracle;
+mod orders;
+mod presence;
+mod publish;
 mod races;
+mod settings;
+mod sign_in;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::IoSlice;
@@ -16,14 +26,25 @@ use proptest::strategy::Union;
 use super::*;
 
 const APPS: [&str; 2] = ["one", "two"];
-const CHANNELS: [&str; 5] = ["a", "ab", "b", "bc", "c"];
-const PATTERNS: [&str; 5] = ["a", "a*", "b*", "c", "*"];
+const CHANNELS: [&str; 8] = ["a", "ab", "b", "bc", "cache-c", "presence-p", "presence-cache-q", "private-x"];
+const PATTERNS: [&str; 6] = ["a", "a*", "b*", "c*", "p*", "*"];
 const USERS: [&str; 3] = ["", "u", "v"];
+/// Who signs in, and who is a member. Only connections without a user do.
+const PEOPLE: [&str; 3] = ["x", "y", "z"];
+const SESSIONS: [Option<&str>; 3] = [None, Some("s"), Some("s.t")];
+
+const AUTHORIZE_MS: u64 = 30_000;
+const GRACE_MS: u64 = 15_000;
+const CACHE_MS: u64 = 20_000;
+const MEMBERS_MAX: usize = 2;
+const MEMBER_BYTES_MAX: usize = 8;
+const SUBSCRIPTIONS_MAX: usize = 4;
 
 /// Numbers of events by app and channel, in the order in which the channel's home encoded them.
 type Log = Arc<Mutex<BTreeMap<(String, String), Vec<usize>>>>;
 
-/// Writes an event as the line `event dialect app channel number`.
+/// Writes an event as the line `event dialect app channel number member`. The first dialect has words for notices: the
+/// lines `added channel user info`, `removed channel user`, `count channel number`, `state user online`.
 struct Lines(DialectIndex, Log);
 
 impl Dialect for Lines {
@@ -31,17 +52,79 @@ impl Dialect for Lines {
         let (app, channel, data) = (&event.name, channel.as_str(), str::from_utf8(event.data.json()).unwrap());
         let mut log = self.1.lock().unwrap();
         let order = log.entry((app.to_string(), channel.to_string())).or_default();
-        let number = data.trim().parse().unwrap();
+        let number = number(event);
         if order.last() != Some(&number) {
             order.push(number); // once, not once for each dialect
         }
-        format!("event {} {app} {channel} {data}\n", self.0).into_bytes()
+        let user = event.about.as_ref().and_then(|about| about.user.as_ref()).map_or("-", UserId::as_str);
+        format!("event {} {app} {channel} {data} {user}\n", self.0).into_bytes()
+    }
+
+    fn notice(&self, notice: &Notice<'_>) -> Vec<u8> {
+        let line = match notice {
+            _ if self.0 != 0 => return Vec::new(),
+            Notice::MemberAdded(channel, Member { user, info }) => {
+                format!("added {} {} {}\n", channel.as_str(), user.as_str(), str::from_utf8(info).unwrap())
+            }
+            Notice::MemberRemoved(channel, user) => format!("removed {} {}\n", channel.as_str(), user.as_str()),
+            Notice::SubscriptionCount(channel, count) => format!("count {} {count}\n", channel.as_str()),
+            Notice::UserState { user, online } => format!("state {} {online}\n", user.as_str()),
+        };
+        line.into_bytes()
     }
 }
 
+fn number(event: &Event) -> usize {
+    str::from_utf8(event.data.json()).unwrap().trim().parse().unwrap()
+}
+
 enum Command {
-    Subscribe(Vec<String>),
+    /// To these channels; to presence channels as that person, of whom there is much to say or little.
+    Subscribe {
+        channels: Vec<String>,
+        person: &'static str,
+        is_large: bool,
+    },
     Unsubscribe(String),
+    SignIn {
+        person: &'static str,
+        watched: Vec<&'static str>,
+    },
+}
+
+/// The command that a client waits for.
+#[derive(Default)]
+struct Doing {
+    /// Its channels, with the log's length when it began.
+    channels: Vec<(String, usize)>,
+    /// Who it is to be on presence channels.
+    person: &'static str,
+    is_large: bool,
+    /// Who it is to be signed in as, and whom it is to watch.
+    sign_in: Option<(&'static str, Vec<&'static str>)>,
+    /// The step when it began.
+    began: usize,
+}
+
+/// An accepted event.
+struct Sent {
+    /// The shard that took it.
+    from: usize,
+    /// Bytes of its data, at least.
+    size: usize,
+    whom: Whom,
+    /// The client that published it, and the member that it is.
+    by: Option<(usize, Option<&'static str>)>,
+}
+
+/// Whom of the subscribers an event is for.
+#[derive(Clone, Copy)]
+enum Whom {
+    All,
+    Except(usize),
+    Only(usize),
+    /// Those whose session's name begins so, and a dot.
+    Named(&'static str),
 }
 
 /// A frame for a connection or a user: the line `note dialect number`.
@@ -63,6 +146,7 @@ enum Asked {
     Query,
     Matching,
     Assign(usize),
+    Counted([&'static str; 2]),
 }
 
 #[derive(Default)]
@@ -73,10 +157,18 @@ struct Client {
     patterns: Vec<Box<str>>,
     /// Every pattern that it has ever held.
     patterns_ever: BTreeSet<Box<str>>,
+    session: Option<&'static str>,
+    /// It has yet to show who it is.
+    must_authorize: bool,
+    opened_ms: u64,
     subscriptions: BTreeSet<String>,
+    /// Who it is on the presence channels among them.
+    member_of: BTreeMap<String, &'static str>,
+    signed_in: Option<(&'static str, Vec<&'static str>)>,
+    /// What channels' homes showed it when it joined.
+    shown: BTreeMap<String, Shown>,
     todo: VecDeque<Command>,
-    /// Channels of the subscribe in flight, with the log's length when it began.
-    doing: Option<Vec<(String, usize)>>,
+    doing: Option<Doing>,
     /// How many notes there were when it was connected: it must get all later ones.
     connected: Option<usize>,
     /// Why, and what was waiting when it was decided.
@@ -89,6 +181,14 @@ struct Client {
     idle_ms: u64,
 }
 
+/// What a newcomer must find.
+#[derive(Clone, PartialEq, Debug)]
+struct Shown {
+    members: Option<BTreeSet<String>>,
+    /// The number of the event that a cache channel holds.
+    cached: Option<Option<usize>>,
+}
+
 struct World {
     node: Node,
     settings: Arc<Settings>,
@@ -98,13 +198,21 @@ struct World {
     clients: Vec<Client>,
     ids: Vec<ConnectionId>,
     dirty: BTreeSet<(usize, u32)>,
-    /// Of each accepted event, the shard that took it and the client that it leaves out.
-    events: Vec<(usize, Option<usize>)>,
+    events: Vec<Sent>,
     /// How many events the homes should have counted.
     accepted: u64,
     notes: Vec<Note>,
     requests: Vec<(Asked, Option<Answer>)>,
+    homes: homes::Homes,
+    /// Who was terminated, where, and at which step.
+    terminated: Vec<(&'static str, &'static str, usize)>,
+    /// Clients that this must have ended.
+    must_end: BTreeSet<usize>,
+    /// Shards on which app `one` is disabled.
+    disabled: BTreeSet<usize>,
     now_ms: u64,
+    /// How often anything was done.
+    step: usize,
 }
 
 impl World {
@@ -114,12 +222,22 @@ impl World {
             outbox_bytes_max: 300,
             outbox_total_bytes_max: 2_000,
             backlog_bytes_max: 2_500,
-            subscriptions_per_connection_max: 4,
+            cache_bytes_max: homes::CACHE_BYTES_MAX * shards,
+            cache_ttl: Duration::from_millis(CACHE_MS),
+            subscriptions_per_connection_max: SUBSCRIPTIONS_MAX,
             unsubscribed_timeout: Duration::from_secs(60),
             ..Limits::default()
         };
-        let apps = APPS.map(|app| (AppKey::from(app), AppSettings::DEFAULT)).into();
-        let settings = Arc::new(Settings { limits, apps });
+        let one = AppSettings { authorize_within: Some(Duration::from_millis(AUTHORIZE_MS)), ..AppSettings::DEFAULT };
+        let two = AppSettings {
+            presence_grace: Duration::from_millis(GRACE_MS),
+            presence_members_max: MEMBERS_MAX,
+            presence_member_bytes_max: MEMBER_BYTES_MAX,
+            subscription_count: true,
+            observed: true,
+            ..AppSettings::DEFAULT
+        };
+        let settings = Arc::new(Settings { limits, apps: [("one".into(), one), ("two".into(), two)].into() });
         let node = Node {
             number: 0,
             shards: shards as ShardIndex,
@@ -142,7 +260,12 @@ impl World {
             accepted: 0,
             notes: Vec::new(),
             requests: Vec::new(),
+            homes: homes::Homes::default(),
+            terminated: Vec::new(),
+            must_end: BTreeSet::new(),
+            disabled: BTreeSet::new(),
             now_ms: 0,
+            step: 0,
         }
     }
 
@@ -168,15 +291,25 @@ impl World {
     // ------------------------------------------------------------------ clients
 
     fn connect(&mut self, shard: usize, app: &'static str, user: &str, dialect: u8, patterns: &[&str]) -> usize {
+        let (user, patterns) = (user.to_owned(), patterns.iter().copied().map(Box::from).collect());
+        self.enter(shard, Client { app, user, dialect, patterns, ..Client::default() })
+    }
+
+    fn enter(&mut self, shard: usize, mut client: Client) -> usize {
         let who = self.clients.len();
-        let permit = self.node.admission.admit(&app.into(), None, &self.settings).unwrap();
-        let (permissions, nonce) = (Permissions::for_tests(patterns), 1_000 + who as u64);
-        let user_id = user.into();
-        let hello = Hello { permit, user: user_id, permissions, dialect, nonce, session: None, must_authorize: false };
+        (client.opened_ms, client.heard_ms, client.idle_ms) = (self.now_ms, self.now_ms, self.now_ms);
+        let patterns: Vec<&str> = client.patterns.iter().map(|pattern| &**pattern).collect();
+        let hello = Hello {
+            permit: self.node.admission.admit(&client.app.into(), None, &self.settings).unwrap(),
+            user: client.user.as_str().into(),
+            permissions: Permissions::for_tests(&patterns),
+            dialect: client.dialect,
+            session: client.session.map(Arc::from),
+            must_authorize: client.must_authorize,
+            nonce: 1_000 + who as u64,
+        };
         self.ids.push(self.cores[shard].connect(hello).unwrap());
-        let patterns = patterns.iter().copied().map(Box::from).collect();
-        let (user, heard_ms, idle_ms) = (user.to_owned(), self.now_ms, self.now_ms);
-        self.clients.push(Client { app, user, dialect, patterns, heard_ms, idle_ms, ..Client::default() });
+        self.clients.push(client);
         self.after(shard);
         who
     }
@@ -186,6 +319,7 @@ impl World {
         let (shard, core, slot) = self.at(who);
         let mut outbox = core.disconnect(slot, reason).unwrap();
         assert!(core.disconnect(slot, reason).is_none());
+        self.homes.broken = reason != CloseReason::Terminated;
         self.clients[who].read.extend(take(&mut outbox, usize::MAX));
         self.clients[who].gone = true;
         self.dirty.remove(&(shard, slot));
@@ -193,11 +327,21 @@ impl World {
     }
 
     fn subscribe(&mut self, who: usize, channels: &[&str]) {
-        self.command(who, Command::Subscribe(channels.iter().map(|channel| channel.to_string()).collect()));
+        self.subscribe_as(who, PEOPLE[0], channels);
+    }
+
+    /// Subscribes, to presence channels as that person if the client has no user.
+    fn subscribe_as(&mut self, who: usize, person: &'static str, channels: &[&str]) {
+        let channels = channels.iter().map(|channel| channel.to_string()).collect();
+        self.command(who, Command::Subscribe { channels, person, is_large: false });
     }
 
     fn unsubscribe(&mut self, who: usize, channel: &str) {
         self.command(who, Command::Unsubscribe(channel.into()));
+    }
+
+    fn sign_in(&mut self, who: usize, person: &'static str, watched: &[&'static str]) {
+        self.command(who, Command::SignIn { person, watched: watched.to_vec() });
     }
 
     fn command(&mut self, who: usize, command: Command) {
@@ -212,15 +356,23 @@ impl World {
             &mut self.clients[who]
             && let (app, Some(command)) = (*app, todo.pop_front())
         {
+            let began = self.step;
             match command {
-                Command::Subscribe(channels) => {
+                Command::Subscribe { channels, person, is_large } => {
                     let lengths = channels.iter().map(|channel| self.logged(app, channel)).collect::<Vec<_>>();
+                    let is_member = |channel: &str| self.clients[who].user.is_empty() && is_presence(channel);
+                    let member = |channel: &str| is_member(channel).then(|| member(app, person, is_large));
+                    let members = channels.iter().map(|channel| member(channel)).collect::<Vec<_>>();
                     let (_, core, slot) = self.at(who);
                     let permissions = core.connection(slot).unwrap().permissions();
-                    match channels.iter().map(|channel| permissions.grant(channel, 255)).collect() {
+                    let grant = |(channel, member): (&String, Option<Member>)| {
+                        permissions.grant(channel, 255).map(|grant| Grant { member, ..grant })
+                    };
+                    match zip(&channels, members).map(grant).collect() {
                         Ok(grants) => {
                             core.subscribe(slot, grants);
-                            self.clients[who].doing = Some(zip(channels, lengths).collect());
+                            let channels = zip(channels, lengths).collect();
+                            self.clients[who].doing = Some(Doing { channels, person, is_large, sign_in: None, began });
                         }
                         Err(_) => self.reply(who, "!\n".into()),
                     }
@@ -233,12 +385,20 @@ impl World {
                         self.left(who, channel);
                     }
                 }
+                Command::SignIn { person, watched } => {
+                    let own = own_channel(&person.into()).as_str().to_owned();
+                    let channels = vec![(own.clone(), self.logged(app, &own))];
+                    let (_, core, slot) = self.at(who);
+                    core.sign_in(slot, member(app, person, false), watched.iter().map(|user| (*user).into()).collect());
+                    self.clients[who].doing =
+                        Some(Doing { channels, sign_in: Some((person, watched)), began, ..Doing::default() });
+                }
             }
         }
     }
 
-    /// Replies: the line `!` to a refusal, `+ channel began ended` for each channel subscribed to, with the log's length
-    /// when the command began and when it ended, and `- channel` for one that was left.
+    /// Replies: the line `!` to a refusal, `+ channel began ended =members` for each channel subscribed to, with the log's
+    /// length when the command began and when it ended, `- channel` for one that was left, and `signed online offline`.
     fn reply(&mut self, who: usize, lines: String) {
         let (_, core, slot) = self.at(who);
         core.reply(slot, lines.into());
@@ -246,50 +406,177 @@ impl World {
 
     fn left(&mut self, who: usize, channel: String) {
         self.clients[who].subscriptions.remove(&channel);
+        self.clients[who].member_of.remove(&channel);
         self.clients[who].idle_ms = self.now_ms;
         self.reply(who, format!("- {channel}\n"));
     }
 
     fn ended(&mut self, who: usize, outcome: Outcome) {
-        let asked = self.clients[who].doing.take().expect("an outcome without a command");
-        if !matches!(outcome, Outcome::Subscribed(_)) {
-            return self.reply(who, "!\n".into());
-        }
+        let doing = self.clients[who].doing.take().expect("an outcome without a command");
         let (_, core, slot) = self.at(who);
         let held = subscriptions(core, slot);
         let mut lines = String::new();
-        for (channel, began) in asked {
-            assert!(held.contains(&channel), "subscribed, but not to {channel}");
-            if self.clients[who].subscriptions.insert(channel.clone()) {
-                lines += &format!("+ {channel} {began} {}\n", self.logged(self.clients[who].app, &channel));
+        let (mut joined, mut states) = (Vec::new(), String::new());
+        match outcome {
+            Outcome::Refused(rejection) => {
+                self.check_refusal(who, &doing, rejection);
+                return self.reply(who, "!\n".into());
+            }
+            Outcome::Subscribed(new) => {
+                assert!(doing.sign_in.is_none());
+                joined = new;
+            }
+            Outcome::SignedIn { online, offline } => {
+                let (person, watched) = doing.sign_in.clone().expect("signed in unasked");
+                if let Some((held, _)) = self.clients[who].signed_in {
+                    assert!(held == person && online.is_empty() && offline.is_empty());
+                    return self.reply(who, "!\n".into());
+                }
+                let names =
+                    |users: &[UserId]| users.iter().map(|user| user.as_str().to_owned() + ",").collect::<String>();
+                states = format!("signed .{} .{}\n", names(&online), names(&offline));
+                let found = online.iter().chain(&offline).map(UserId::as_str);
+                assert_eq!(found.collect::<BTreeSet<_>>(), watched.iter().copied().collect());
+                self.clients[who].signed_in = Some((person, watched));
             }
         }
-        self.reply(who, lines);
+        let is_one = joined.len() == 1;
+        for (channel, began) in &doing.channels {
+            assert!(held.contains(channel), "subscribed, but not to {channel}");
+            if self.clients[who].subscriptions.insert(channel.clone()) {
+                let app = self.clients[who].app;
+                lines += &format!("+ {channel} {began} {}", self.logged(app, channel));
+                if doing.sign_in.is_none() {
+                    let at = joined.iter().position(|joined| joined.channel.as_str() == channel).unwrap();
+                    let members = self.check_joined(who, &doing, joined.swap_remove(at));
+                    // what changes on one of several before all have confirmed is not told
+                    lines += if is_one { &members } else { " ?" };
+                }
+                lines.push('\n');
+                self.clients[who].must_authorize &= ChannelKind::of(channel).access == Access::Public;
+            }
+        }
+        assert!(joined.is_empty(), "told of what was not asked for");
+        self.reply(who, lines + &states);
     }
 
     // ------------------------------------------------------------------ backends
 
     fn publish(&mut self, from: usize, app: &'static str, channel: &str, size: usize, except: Option<usize>) {
-        let event = Event::new(app, Data::Value(format!("{:size$}", self.events.len()).into()), 0);
-        let target = except.map_or(Target::All, |who| Target::Except(self.ids[who]));
-        let publication = Publication { target, ..Publication::new(channel.into(), event) };
+        self.publish_to(from, app, channel, size, except.map_or(Whom::All, Whom::Except));
+    }
+
+    fn publish_to(&mut self, from: usize, app: &'static str, channel: &str, size: usize, whom: Whom) {
+        let publication = self.publication(app, channel, size, whom);
         let accepted = self.cores[from].publish(&app.into(), publication);
         if self.assert_sound(accepted) {
-            self.events.push((from, except));
-            self.accepted += 1;
+            self.sent(app, channel, Sent { from, size, whom, by: None });
         }
         self.after(from);
+    }
+
+    /// Publishes to the connections that are signed in as a person.
+    fn publish_to_person(&mut self, from: usize, app: &'static str, person: &'static str) {
+        let to = Destination::SignedIn(person.into());
+        let publication = Publication { to, ..self.publication(app, "", 0, Whom::All) };
+        let accepted = self.cores[from].publish(&app.into(), publication);
+        if self.assert_sound(accepted) {
+            let own = own_channel(&person.into());
+            self.sent(app, own.as_str(), Sent { from, size: 0, whom: Whom::All, by: None });
+        }
+        self.after(from);
+    }
+
+    /// Publishes to two channels, and asks how many subscribers that is for.
+    fn publish_counted(&mut self, from: usize, app: &'static str, channels: [&'static str; 2], whom: Whom) -> usize {
+        let request = self.requests.len();
+        let mut publications = channels.map(|channel| self.publication(app, channel, 0, whom));
+        publications[1].event.data = Data::Value((self.events.len() + 1).to_string().into());
+        let accepted = self.cores[from].publish_counted(request as RequestId, &app.into(), publications.into());
+        if self.assert_sound(accepted) {
+            self.requests.push((Asked::Counted(channels), None));
+            let sent = || Sent { from, size: 0, whom, by: None };
+            channels.iter().for_each(|channel| self.sent(app, channel, sent()));
+        }
+        self.after(from);
+        request
+    }
+
+    fn publication(&self, app: &str, channel: &str, size: usize, whom: Whom) -> Publication {
+        let event = Event::new(app, Data::Value(format!("{:size$}", self.events.len()).into()), 0);
+        Publication { target: self.target(whom), ..Publication::new(channel.into(), event) }
+    }
+
+    /// A client publishes.
+    fn say(&mut self, who: usize, channel: &str, whom: Whom) {
+        let (app, target) = (self.clients[who].app, self.target(whom));
+        let event = Event::new(app, Data::AsSent(self.events.len().to_string().into()), 0);
+        let (shard, core, slot) = self.at(who);
+        let accepted = core.publish_from(slot, channel.into(), event, target);
+        if !self.clients[who].subscriptions.contains(channel) {
+            assert_eq!(accepted, Err(Rejection::NotSubscribed));
+        } else if self.assert_sound(accepted) {
+            let whom = if let Whom::All = whom { Whom::Except(who) } else { whom };
+            let member = self.clients[who].member_of.get(channel).copied();
+            self.sent(app, channel, Sent { from: shard, size: 0, whom, by: Some((who, member)) });
+        }
+        self.after(shard);
     }
 
     fn publish_matching(&mut self, from: usize, app: &'static str, pattern: &str) {
         let event = Event::new(app, Data::Value(self.events.len().to_string().into()), 0);
         let (request, pattern) = (self.requests.len() as RequestId, Regex::new(pattern).unwrap());
-        let accepted = self.cores[from].publish_matching(request, &app.into(), pattern, event);
+        let accepted = self.cores[from].publish_matching(request, &app.into(), pattern.clone(), event);
         if self.assert_sound(accepted) {
-            self.events.push((from, None));
+            self.events.push(Sent { from, size: 0, whom: Whom::All, by: None });
             self.requests.push((Asked::Matching, None));
+            self.matches(from, app, &pattern, self.events.len() - 1);
         }
         self.after(from);
+    }
+
+    /// An event for one channel was accepted.
+    fn sent(&mut self, app: &str, channel: &str, sent: Sent) {
+        let is_home = usize::from(self.cores[sent.from].home(app, channel)) == sent.from;
+        self.events.push(sent);
+        self.accepted += 1;
+        if is_home {
+            self.arrives(app, channel, self.events.len() - 1);
+        }
+    }
+
+    fn target(&self, whom: Whom) -> Target {
+        match whom {
+            Whom::All => Target::All,
+            Whom::Except(who) => Target::Except(self.ids[who]),
+            Whom::Only(who) => {
+                Target::Only(SessionName { prefix: self.clients[who].session.map(Arc::from), id: self.ids[who] })
+            }
+            Whom::Named(name) => Target::Sessions(name.into()),
+        }
+    }
+
+    fn terminate(&mut self, from: usize, app: &'static str, person: &'static str) {
+        self.cores[from].terminate(&app.into(), person.into());
+        self.terminated.push((app, person, self.step));
+        let is_theirs = |client: &Client| {
+            client.app == app && client.signed_in.as_ref().is_some_and(|(as_who, _)| *as_who == person)
+        };
+        let theirs = self.live().into_iter().filter(|who| is_theirs(&self.clients[*who])).collect::<Vec<_>>();
+        self.must_end.extend(theirs);
+        self.after(from);
+    }
+
+    /// Disables app `one` on a shard, or enables it again.
+    fn toggle(&mut self, shard: usize) {
+        let mut settings = Settings::clone(&self.settings);
+        let enabled = self.disabled.remove(&shard) || !self.disabled.insert(shard);
+        settings.apps.get_mut("one").unwrap().enabled = enabled;
+        self.cores[shard].apply_settings(Arc::new(settings));
+        self.after(shard);
+        let stays = |who: &usize| self.clients[*who].closing.is_none() && self.clients[*who].app == "one";
+        let here = |who: &usize| usize::from(self.ids[*who].shard) == shard;
+        assert!(enabled || !self.live().iter().any(|who| here(who) && stays(who)));
     }
 
     fn note(&mut self, from: usize, app: &'static str, dialect: DialectIndex, to: To) {
@@ -332,6 +619,16 @@ impl World {
     /// Hands on the oldest message from one shard to another; returns whether there was one.
     fn deliver(&mut self, from: usize, to: usize) -> bool {
         let Some(message) = self.mail.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return false };
+        match &message.0 {
+            Letter::Leave { broken, .. } => self.homes.broken = *broken,
+            Letter::Publish { app, channel, event, .. } => {
+                self.arrives(app.as_str(), channel.as_str(), number(event));
+            }
+            Letter::PublishMatching { app, pattern, event, .. } => {
+                self.matches(to, app.as_str(), pattern, number(event));
+            }
+            _ => {}
+        }
         self.cores[to].receive(message);
         self.after(to);
         true
@@ -377,6 +674,8 @@ impl World {
         for client in self.clients.iter().filter(|client| !client.gone && client.closing.is_none()) {
             let due_ms = client.pinged_ms.map_or(client.heard_ms + 54_000, |pinged_ms| pinged_ms + 6_000);
             assert!(self.now_ms < due_ms + 1_000, "neither pinged nor closed");
+            let is_late = client.app == "one" && self.now_ms >= client.opened_ms + AUTHORIZE_MS + 1_000;
+            assert!(!client.must_authorize || !is_late, "still nobody knows who it is");
         }
     }
 
@@ -389,8 +688,10 @@ impl World {
     /// Carries out what a shard wants done. Commands begin after that, so that the order of messages is kept.
     fn after(&mut self, shard: usize) {
         loop {
+            self.step += 1;
             let (mut effects, mut ready, mut answers) = (Vec::new(), Vec::new(), Vec::new());
             self.cores[shard].take_effects(&mut effects);
+            self.observed(shard, &effects);
             for effect in effects {
                 match effect {
                     Effect::Send(to, message) => self.mail.entry((shard, to.into())).or_default().push_back(message),
@@ -411,7 +712,7 @@ impl World {
                         assert!(self.now_ms >= self.clients[who].heard_ms + 40_500, "pinged early");
                     }
                     Effect::Close(slot, reason) => self.closed(self.tenant(shard, slot), reason),
-                    Effect::Observed(observation) => panic!("nobody asked for {observation:?}"),
+                    Effect::Observed(_) => {}
                 }
             }
             for who in self.live() {
@@ -448,8 +749,8 @@ impl World {
             for (shard, slot) in self.dirty.clone() {
                 self.flush(self.tenant(shard, slot), usize::MAX);
             }
-            let mailed = self.mailed();
-            if mailed.is_empty() {
+            let (mailed, live) = (self.mailed(), self.live());
+            if mailed.is_empty() && live.iter().all(|who| self.clients[*who].closing.is_none()) {
                 return;
             }
             for (from, to) in mailed {
@@ -465,35 +766,61 @@ impl World {
     }
 
     /// One random step; each byte picks one of what there is.
-    fn step(&mut self, verb: &str, picks: [u8; 4]) {
-        let ([a, b, c, d], live) = (picks.map(usize::from), self.live());
-        let (shard, app, channel, user) = (a % self.cores.len(), APPS[b % 4 / 3], CHANNELS[c % 5], USERS[c % 3]);
-        let (dialect, add) = ((d % 2) as u8, b & 4 > 0);
-        let picked = |names: [&'static str; 5], bits: usize| -> Vec<&'static str> {
-            (0..5).filter(|index| bits >> index & 1 == 1).map(|index| names[index]).collect()
+    fn step(&mut self, verb: &str, picks: [u8; 6]) {
+        let ([a, b, c, d, e, f], live) = (picks.map(usize::from), self.live());
+        let (shard, app, channel, user) = (a % self.cores.len(), APPS[b % 2], CHANNELS[c % 8], USERS[c % 3]);
+        let (dialect, person) = ((d % 2) as u8, PEOPLE[e % 3]);
+        let whom = || match d % 16 {
+            0..2 if !self.clients.is_empty() => Whom::Except(e % self.clients.len()),
+            2 if !self.clients.is_empty() => Whom::Only(e % self.clients.len()),
+            3 => Whom::Named(["s", "s.t", "t", ""][e % 4]),
+            _ => Whom::All,
         };
         match (verb, live.get(a % live.len().max(1)).copied()) {
-            ("connect", _) => drop(self.connect(shard, app, user, dialect, &picked(PATTERNS, d | b << 3))),
-            ("publish", _) => {
-                let except = (d % 4 == 0 && !self.clients.is_empty()).then(|| d / 4 % self.clients.len());
-                self.publish(shard, app, channel, if d % 16 == 1 { 700 } else { 0 }, except);
+            ("connect", _) => {
+                let app = if self.disabled.contains(&shard) { "two" } else { app };
+                let (session, must_authorize) = (SESSIONS[e / 2 % 3], e % 2 == 0 && user.is_empty());
+                let patterns = picked(&PATTERNS, f).into_iter().map(Box::from).collect();
+                let user = user.to_owned();
+                self.enter(
+                    shard,
+                    Client { app, user, dialect, patterns, session, must_authorize, ..Client::default() },
+                );
             }
-            ("publish matching", _) => self.publish_matching(shard, app, ["", "^a", "b", "c$"][c % 4]),
+            ("publish", _) => {
+                let (size, whom) = (if f % 16 == 0 { 700 } else { 0 }, whom());
+                self.publish_to(shard, app, channel, size, whom);
+            }
+            ("publish counted", _) => {
+                let whom = whom();
+                self.publish_counted(shard, app, [channel, CHANNELS[(c + 1 + f % 7) % 8]], whom);
+            }
+            ("publish matching", _) => self.publish_matching(shard, app, ["", "^a", "b", "cache"][c % 4]),
+            ("publish to person", _) => self.publish_to_person(shard, app, person),
+            ("terminate", _) => self.terminate(shard, app, person),
+            ("toggle", _) => self.toggle(shard),
             ("send to user", _) => self.note(shard, app, dialect, To::User(user.into(), None)),
             ("assign", _) => {
                 let own = format!("assignment {}", self.notes.len());
-                let names = picked(PATTERNS, d / 4).into_iter().chain([own.as_str()]).map(Box::from).collect();
-                let add = add.then(|| Assignment::Add(PATTERNS[d / 4 % 5].into()));
+                let names = picked(&PATTERNS, d).into_iter().chain([own.as_str()]).map(Box::from).collect();
+                let add = (e % 2 == 0).then(|| Assignment::Add(PATTERNS[d % 6].into()));
                 let assignment = add.unwrap_or(Assignment::Replace(names));
                 self.note(shard, app, dialect, To::User(user.into(), Some(assignment)));
             }
             ("query", _) => {
                 let (app, channel) = (AppKey::from(app), ChannelName::from(channel));
-                let queries = [Query::Channels(app.clone()), Query::Members(app, channel), Query::UsersPerApp];
-                self.query(shard, queries[d % 3].clone());
+                let queries = [
+                    Query::Channels(app.clone()),
+                    Query::Members(app.clone(), channel.clone()),
+                    Query::Present(app.clone(), channel.clone()),
+                    Query::Sessions(app.clone(), channel.clone()),
+                    Query::Describe(app, Which::Named([channel].into())),
+                    Query::UsersPerApp,
+                ];
+                self.query(shard, queries[d % 6].clone());
             }
             ("deliver", _) => {
-                for pick in [a, b, c, d] {
+                for pick in [a, b, c, d, e, f] {
                     let mailed = self.mailed();
                     mailed.get(pick % mailed.len().max(1)).map(|(from, to)| self.deliver(*from, *to));
                 }
@@ -503,17 +830,44 @@ impl World {
             (_, None) => {}
             ("disconnect", Some(who)) => self.disconnect(who),
             ("subscribe", Some(who)) => {
-                let mut channels = picked(CHANNELS, if c & 1 == 0 { 1 << (b % 5) } else { b });
-                channels.extend(channels.first().copied().filter(|_| d % 4 == 0));
-                self.subscribe(who, &channels);
+                let several = if c % 2 == 0 { 1 << (b % 8) } else { b };
+                let mut channels: Vec<String> = picked(&CHANNELS, several).into_iter().map(String::from).collect();
+                channels.extend(channels.first().cloned().filter(|_| d % 4 == 0));
+                let is_large = f % 16 == 0 && self.clients[who].app == "two";
+                self.command(who, Command::Subscribe { channels, person, is_large });
             }
             ("unsubscribe", Some(who)) => self.unsubscribe(who, channel),
+            ("sign in", Some(who)) if self.clients[who].user.is_empty() => {
+                self.sign_in(who, person, &picked(&PEOPLE, c));
+            }
+            ("sign in", Some(_)) => {}
+            ("say", Some(who)) => {
+                let held: Vec<String> = self.clients[who].subscriptions.iter().cloned().collect();
+                let channel = held.get(c % held.len().max(1)).filter(|_| f % 8 > 0).map_or(channel, String::as_str);
+                let whom = whom();
+                self.say(who, channel, whom);
+            }
             ("send to connection", Some(_)) => self.note(shard, app, dialect, To::Client(c % self.clients.len())),
             ("flush", Some(who)) => self.flush(who, if b % 2 == 0 { usize::MAX } else { c }),
             ("heard", Some(who)) => self.heard(who),
             _ => unreachable!("{verb}"),
         }
     }
+}
+
+/// Those names whose bits are set.
+fn picked(names: &[&'static str], bits: usize) -> Vec<&'static str> {
+    (0..names.len()).filter(|index| bits >> index & 1 == 1).map(|index| names[index]).collect()
+}
+
+fn is_presence(channel: &str) -> bool {
+    ChannelKind::of(channel).access == Access::Presence
+}
+
+/// A person as a member; what there is to say is the name of the app, or too much.
+fn member(app: &str, person: &str, is_large: bool) -> Member {
+    let info = if is_large { "x".repeat(MEMBER_BYTES_MAX + 1) } else { app.to_owned() };
+    Member { user: person.into(), info: info.into() }
 }
 
 /// Channels that a connection is subscribed to; it knows its places among their subscribers.
@@ -546,15 +900,16 @@ fn take(outbox: &mut Outbox, bytes: usize) -> Vec<u8> {
 }
 
 /// What may happen, and how often.
-const VERBS: &str = "10 connect, 3 disconnect, 16 subscribe, 6 unsubscribe, 20 publish, 2 publish matching, 2 send to user, \
-    2 send to connection, 4 assign, 2 query, 14 deliver, 14 fan out, 8 flush, 1 tick, 2 heard";
+const VERBS: &str = "12 connect, 4 disconnect, 20 subscribe, 8 unsubscribe, 6 sign in, 16 publish, 2 publish counted, \
+    2 publish matching, 2 publish to person, 4 say, 1 terminate, 1 toggle, 2 send to user, 2 send to connection, 4 assign, \
+    2 query, 16 deliver, 14 fan out, 8 flush, 2 tick, 4 heard";
 
 proptest! {
     #[test]
     fn any_interleaving_agrees_with_the_model(
         shards in 1..5_usize,
         hash_seed in any::<u64>(),
-        steps in prop::collection::vec((verb(), any::<[u8; 4]>()), 1..300),
+        steps in prop::collection::vec((verb(), any::<[u8; 6]>()), 1..300),
     ) {
         let mut world = World::new(shards, hash_seed);
         for (verb, picks) in steps {

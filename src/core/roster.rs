@@ -17,10 +17,10 @@ use super::rejection::Rejection;
 use super::request::{Answer, ChannelInfo, Part, Ticket, Which};
 use super::{Core, Effect, Frames};
 
-/// Up to so many subscribers are told of each change of their number at once.
-const COUNT_AT_ONCE_MAX: u64 = 100;
+/// Up to so many subscribers are told of each change of their number at once; few under test.
+pub(super) const COUNT_AT_ONCE_MAX: u64 = if cfg!(test) { 2 } else { 100 };
 /// More of them are told so often.
-const COUNT_EVERY_MS: u64 = 5_000;
+pub(super) const COUNT_EVERY_MS: u64 = 5_000;
 
 /// Something that a home must do later.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,11 +33,11 @@ pub(super) struct Due {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum What {
-    /// A user's time to come back is over.
+    /// A user's time to come back is over, unless it came back meanwhile.
     MemberLeaves(UserId),
     /// A cached event's time is over.
     CacheEnds,
-    /// The number of subscribers, which changed a while ago, is to be told.
+    /// The number of subscribers, which changed a while ago, is to be told, unless it was told meanwhile.
     CountTold,
 }
 
@@ -140,7 +140,8 @@ impl Core {
 
     /// Tells subscribers how many they are, if the app wants that: at once, or when enough time has passed.
     fn count_changed(&mut self, app: &AppKey, channel: &ChannelName) {
-        if !self.settings.app(app).subscription_count || ChannelKind::of(channel.as_str()).access == Access::Presence {
+        let is_counted = !matches!(ChannelKind::of(channel.as_str()).access, Access::Presence | Access::Reserved);
+        if !is_counted || !self.settings.app(app).subscription_count {
             return;
         }
         match self.channels.get_mut(app, channel) {
@@ -272,10 +273,10 @@ impl Core {
     /// Does what was put off until now.
     pub(super) fn do_what_is_due(&mut self) {
         while self.due.peek().is_some_and(|Reverse(due)| due.at_ms <= self.now_ms) {
-            let Some(Reverse(Due { app, channel, what, .. })) = self.due.pop() else { break };
+            let Some(Reverse(Due { at_ms: due_ms, app, channel, what })) = self.due.pop() else { break };
             match what {
                 What::MemberLeaves(user) => {
-                    if self.channels.remove_missing(&app, &channel, &user, self.now_ms) {
+                    if self.channels.remove_missing(&app, &channel, &user, due_ms) {
                         self.member_removed(&app, &channel, user);
                     }
                 }
@@ -285,9 +286,8 @@ impl Core {
                     }
                 }
                 What::CountTold => {
-                    let now_ms = self.now_ms;
-                    if self.channels.get_mut(&app, &channel).is_some_and(|home| home.count_is_due(now_ms)) {
-                        self.tell_count(&app, &channel);
+                    if self.channels.get_mut(&app, &channel).is_some_and(|home| home.count_is_due(due_ms)) {
+                        self.count_changed(&app, &channel);
                     }
                 }
             }

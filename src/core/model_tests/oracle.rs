@@ -1,6 +1,7 @@
 //! What must hold: after every call, for whatever a shard wants done, and at rest.
 
 use super::*;
+use crate::core::roster::COUNT_EVERY_MS;
 
 impl World {
     pub(super) fn closed(&mut self, who: usize, reason: CloseReason) {
@@ -15,6 +16,18 @@ impl World {
                 assert!(client.subscriptions.is_empty() && client.doing.is_none());
                 assert!(self.now_ms >= client.idle_ms + 60_000, "it had a subscription a moment ago");
             }
+            CloseReason::Unauthorized => {
+                assert!(client.must_authorize && client.app == "one" && self.now_ms >= client.opened_ms + AUTHORIZE_MS);
+            }
+            CloseReason::Terminated => {
+                let signing_in = client.doing.as_ref().and_then(|doing| doing.sign_in.as_ref());
+                let person = client.signed_in.as_ref().or(signing_in).map(|(person, _)| *person);
+                let is_theirs = |(app, of, _): &(&str, &str, usize)| *app == client.app && Some(*of) == person;
+                assert!(self.terminated.iter().any(is_theirs), "terminated by nobody");
+            }
+            CloseReason::AppDisabled => {
+                assert!(client.app == "one" && self.disabled.contains(&self.ids[who].shard.into()));
+            }
             reason => panic!("{reason}"),
         }
     }
@@ -26,6 +39,11 @@ impl World {
         match asked {
             Asked::Query => {}
             Asked::Matching => self.accepted += count,
+            Asked::Counted(channels) => {
+                let Some(Answer::PerChannel(counts)) = held else { panic!("no counts: {held:?}") };
+                let names = counts.iter().map(|(channel, _)| channel.as_str()).collect::<BTreeSet<_>>();
+                assert_eq!((names, counts.len()), (channels.into(), channels.len()));
+            }
             Asked::Assign(number) => {
                 let To::User(_, Some(assignment)) = &self.notes[number].to else { unreachable!() };
                 for who in self.live().into_iter().filter(|who| self.owes(number, *who)) {
@@ -42,7 +60,10 @@ impl World {
         let (held, connection) = (subscriptions(core, slot), core.connection(slot).unwrap());
         let (permissions, waiting) = (connection.permissions().clone(), connection.outbox().weight());
         let patterns = permissions.patterns().map(Box::from).collect::<Vec<Box<str>>>();
-        assert!(held.iter().all(|channel| permissions.cover(channel)), "a subscription without permission");
+        let own = self.clients[who].signed_in.as_ref().map(|(person, _)| own_channel(&(*person).into()));
+        let is_own = |channel: &str| own.as_ref().is_some_and(|own| own.as_str() == channel);
+        let may = |channel: &String| permissions.cover(channel) || is_own(channel);
+        assert!(held.iter().all(may), "a subscription without permission");
         assert!(held.is_subset(&self.clients[who].subscriptions));
         for revoked in self.clients[who].subscriptions.clone().difference(&held) {
             assert!(!permissions.cover(revoked), "a subscription was lost");
@@ -61,9 +82,14 @@ impl World {
         self.clients[who].patterns = patterns;
     }
 
-    /// Lets everything come to rest, compares it with the model, lets everybody leave and looks for traces of them.
+    /// Lets everything come to rest, compares it with the model, and lets everybody leave.
     pub(super) fn finish(mut self) {
         self.settle();
+        while self.homes.channels.values().any(|home| home.tell_ms.is_some()) {
+            self.tick(COUNT_EVERY_MS);
+            self.settle();
+        }
+        self.check_counts();
         let mut members: BTreeMap<(&str, String), BTreeSet<Arc<str>>> = BTreeMap::new();
         let mut users: BTreeMap<&str, BTreeSet<Arc<str>>> = BTreeMap::new();
         let (mut connections, mut pairs) = (0, 0);
@@ -77,10 +103,13 @@ impl World {
             connections += 1;
             pairs += client.subscriptions.len();
         }
+        assert!(self.must_end.iter().all(|who| self.clients[*who].gone), "not terminated");
         for app in APPS {
+            self.check_channels(app);
+            self.check_signed_in(app);
             let key = AppKey::from(app);
-            let channels: Vec<Arc<str>> =
-                members.keys().filter(|(of, _)| *of == app).map(|(_, channel)| channel.as_str().into()).collect();
+            let channels = members.keys().filter(|(of, channel)| *of == app && !channel.starts_with('#'));
+            let channels: Vec<Arc<str>> = channels.map(|(_, channel)| channel.as_str().into()).collect();
             let users = users.get(app).cloned().unwrap_or_default();
             assert_eq!(self.ask(Query::ChannelCount(key.clone())).count(), channels.len() as u64);
             assert_eq!(self.ask(Query::Channels(key.clone())).into_names(), channels);
@@ -97,6 +126,7 @@ impl World {
         let Answer::Stats(stats) = self.ask(Query::Stats) else { panic!("no stats") };
         let counted = [stats.connections, stats.subscriptions, stats.channels, stats.users].map(|count| count as usize);
         assert_eq!(counted, [connections, pairs, members.len(), distinct]);
+        assert_eq!(stats.cache_bytes as usize, self.homes.cached.values().map(|(_, weight, _)| weight).sum::<usize>());
         assert_eq!([stats.events_in, stats.app_events_in.values().sum()], [self.accepted; 2]);
         assert!(self.requests.iter().all(|(_, answer)| answer.is_some()), "a request was forgotten");
 
@@ -104,15 +134,184 @@ impl World {
         assert_eq!(audiences.map(|(_, audience)| audience.subscribers.len()).sum::<usize>(), pairs);
         for order in self.log.lock().unwrap().values() {
             for shard in 0..self.cores.len() {
-                assert!(order.iter().filter(|number| self.events[**number].0 == shard).is_sorted(), "out of order");
+                assert!(order.iter().filter(|number| self.events[**number].from == shard).is_sorted(), "out of order");
             }
         }
         (0..self.clients.len()).for_each(|who| self.check(who));
+        self.end();
+    }
+
+    /// Lets everybody leave, and looks for traces of them.
+    pub(super) fn end(mut self) {
         self.live().into_iter().for_each(|who| self.disconnect(who));
         self.settle();
-        assert!(self.cores.iter().all(Core::is_bare));
+        self.tick(GRACE_MS.max(CACHE_MS));
+        assert!(self.cores.iter().all(|core| core.is_bare() && core.due.is_empty()), "something is left");
         assert!(self.node.backlog.iter().all(|bytes| bytes.load(Ordering::Relaxed) == 0));
         assert_eq!((self.node.ledger.bytes(), self.node.admission.total()), (0, 0));
+    }
+
+    /// Asks of events for everybody and for some how many subscribers they are for.
+    fn check_counts(&mut self) {
+        let last = self.clients.len().checked_sub(1);
+        let some = last.map(|last| [Whom::Except(last), Whom::Only(last)]);
+        for whom in [Whom::All, Whom::Named("s")].into_iter().chain(some.into_iter().flatten()) {
+            for app in APPS {
+                let channels = [CHANNELS[self.requests.len() % 8], CHANNELS[(self.requests.len() + 3) % 8]];
+                let request = self.publish_counted(0, app, channels, whom);
+                self.settle();
+                let Some(Answer::PerChannel(counts)) = &self.requests[request].1 else { panic!("no counts") };
+                for (channel, count) in counts {
+                    let is_for = |who: &usize| {
+                        let client = &self.clients[*who];
+                        client.app == app && client.subscriptions.contains(channel.as_str()) && self.admits(whom, *who)
+                    };
+                    assert_eq!(*count, self.live().iter().filter(|who| is_for(who)).count() as u64);
+                }
+            }
+        }
+    }
+
+    /// Compares what can be asked of an app's channels with the model.
+    fn check_channels(&mut self, app: &'static str) {
+        let live = self.clients.iter().filter(|client| client.app == app && !client.gone);
+        let held = live.flat_map(|client| &client.subscriptions).filter(|channel| !channel.starts_with('#'));
+        let known = held.chain(self.homes.channels.keys()).map(String::as_str).chain(CHANNELS).collect::<BTreeSet<_>>();
+        let names: Vec<ChannelName> = known.into_iter().map(ChannelName::from).collect();
+        let count = names.len();
+        let Answer::Channels(named) = self.ask(Query::Describe(app.into(), Which::Named(names.into()))) else {
+            panic!("no channels")
+        };
+        let Answer::Channels(mut private) = self.ask(Query::Describe(app.into(), Which::Occupied("pr".into()))) else {
+            panic!("no channels")
+        };
+        assert_eq!(named.len(), count);
+        for info in named {
+            let channel = info.name.as_str();
+            let mut sessions: BTreeMap<usize, Option<String>> = BTreeMap::new();
+            for who in self.live() {
+                let client = &self.clients[who];
+                if client.app == app && client.subscriptions.contains(channel) {
+                    sessions.insert(who, client.member_of.get(channel).map(|user| user.to_string()));
+                }
+            }
+            let mut members: BTreeSet<String> = sessions.values().flatten().cloned().collect();
+            if app == "two" {
+                let home = self.homes.channels.get(channel);
+                assert_eq!(home.map(|home| home.sessions.clone()).unwrap_or_default(), sessions);
+                let missing =
+                    home.into_iter().flat_map(|home| &home.members).filter(|(_, leaves_ms)| leaves_ms.is_some());
+                members.extend(missing.map(|(user, _)| user.clone()));
+            }
+            assert_eq!((info.subscriptions, info.members), (sessions.len() as u64, members.len() as u64));
+            let cached = self.homes.cached.get(&(app.to_owned(), channel.to_owned()));
+            let cached = cached.map(|(number, _, until_ms)| (*number, until_ms - self.now_ms));
+            assert_eq!(info.cached.as_ref().map(|(event, ms)| (number(event), *ms)), cached);
+            let listed = private.iter().position(|listed| listed.name == info.name).map(|at| private.swap_remove(at));
+            assert_eq!(listed.is_some(), channel.starts_with("pr") && !sessions.is_empty());
+            assert!(listed.is_none_or(|listed| listed.subscriptions == info.subscriptions));
+
+            let present = self.ask(Query::Present(app.into(), info.name.clone())).into_names();
+            assert_eq!(present, members.iter().map(|user| Arc::from(&**user)).collect::<Vec<_>>());
+            for who in sessions.keys().filter(|who| self.clients[**who].dialect == 0) {
+                let (present, count, is_sure) = self.told(*who, channel);
+                assert!(present.is_none_or(|present| present == members), "{who} sees others on {channel}");
+                let is_told = app == "two" && !is_presence(channel);
+                let expected = is_told.then_some(sessions.len());
+                assert!(count == expected || count.is_none() && !is_sure, "{who} counts others on {channel}");
+            }
+            let Answer::Sessions(found) = self.ask(Query::Sessions(app.into(), info.name)) else {
+                panic!("no sessions")
+            };
+            assert_eq!(found.len(), sessions.len());
+            let found: BTreeSet<String> = found.into_iter().map(|session| session.name.to_string()).collect();
+            assert_eq!(found, sessions.keys().map(|who| self.name(*who)).collect());
+        }
+        assert!(private.is_empty());
+    }
+
+    /// Compares who is signed in, and who watches whom, with the model.
+    fn check_signed_in(&self, app: &str) {
+        let (mut signed_in, mut watchers) = (BTreeMap::<&str, Vec<usize>>::new(), BTreeMap::<&str, Vec<usize>>::new());
+        for who in self.live() {
+            if let Client { app: of, signed_in: Some((person, watched)), .. } = &self.clients[who]
+                && *of == app
+            {
+                signed_in.entry(person).or_default().push(who);
+                watched.iter().for_each(|watched| watchers.entry(watched).or_default().push(who));
+            }
+        }
+        let sorted = |ids: &[ConnectionId]| {
+            let mut clients =
+                ids.iter().map(|id| self.ids.iter().position(|held| held == id).unwrap()).collect::<Vec<_>>();
+            clients.sort_unstable();
+            clients
+        };
+        for person in PEOPLE {
+            let homes = &self.cores[usize::from(self.cores[0].home(app, person))].signed_in;
+            let (key, user) = (app.into(), person.into());
+            assert_eq!(sorted(homes.connections(&key, &user)), signed_in.get(person).cloned().unwrap_or_default());
+            assert_eq!(sorted(homes.watchers(&key, &user)), watchers.get(person).cloned().unwrap_or_default());
+            for who in watchers.get(person).into_iter().flatten().filter(|who| self.clients[**who].dialect == 0) {
+                assert_eq!(self.state(*who, person), signed_in.contains_key(person), "{who} is wrong about {person}");
+            }
+        }
+    }
+
+    /// Whom a client sees on a presence channel if it is a member, and how many subscribers it was told of, by what it has
+    /// read since it subscribed; and whether it subscribed to that channel alone, and so has missed nothing.
+    fn told(&self, who: usize, channel: &str) -> (Option<BTreeSet<String>>, Option<usize>, bool) {
+        let (mut present, mut count, mut is_sure) = (None::<BTreeSet<String>>, None, false);
+        for line in str::from_utf8(&self.clients[who].read).unwrap().lines() {
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                [_, of, ..] if of != channel => {}
+                ["+", _, _, _, members] => {
+                    let names = members.strip_prefix('=').filter(|names| !names.is_empty());
+                    present = names.map(|names| names.split(',').map(String::from).collect());
+                    (count, is_sure) = (None, members != "?");
+                }
+                ["added", _, user, info] => {
+                    assert_eq!(info, self.clients[who].app);
+                    assert!(present.as_mut().is_none_or(|present| present.insert(user.into())), "{user} was there");
+                }
+                ["removed", _, user] => {
+                    assert!(present.as_mut().is_none_or(|present| present.remove(user)), "{user} was not there");
+                }
+                ["count", _, told] => count = Some(told.parse().unwrap()),
+                _ => {}
+            }
+        }
+        (present, count, is_sure)
+    }
+
+    /// Whether a watched person is online, by what a client has read.
+    pub(super) fn state(&self, who: usize, person: &str) -> bool {
+        let mut state = None;
+        for line in str::from_utf8(&self.clients[who].read).unwrap().lines() {
+            match line.split_whitespace().collect::<Vec<_>>()[..] {
+                ["signed", online, _] => state = Some(online[1..].split(',').any(|user| user == person)),
+                ["state", user, online] if user == person => {
+                    let was = state.replace(online.parse().unwrap());
+                    assert!(was.is_some() && was != state, "told of {person} before it signed in, or twice");
+                }
+                _ => {}
+            }
+        }
+        state.unwrap()
+    }
+
+    fn name(&self, who: usize) -> String {
+        let id = self.ids[who].to_dotted();
+        self.clients[who].session.map_or(id.clone(), |session| format!("{session}.{id}"))
+    }
+
+    fn admits(&self, whom: Whom, who: usize) -> bool {
+        match whom {
+            Whom::All => true,
+            Whom::Except(other) => other != who,
+            Whom::Only(other) => other == who,
+            Whom::Named(name) => self.name(who).starts_with(&format!("{name}.")),
+        }
     }
 
     /// Whether a note is for a client.
@@ -134,20 +333,27 @@ impl World {
     /// Reads what a client was sent, line by line.
     fn check(&self, who: usize) {
         let (client, log) = (&self.clients[who], self.log.lock().unwrap());
-        let left_out = |number: &usize| self.events[*number].1 == Some(who);
+        let left_out = |number: &usize| !self.admits(self.events[*number].whom, who);
         // of each channel, the first place in its log that may come next, and the first that must not be passed over
         let mut windows: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         let mut notes: Vec<usize> = Vec::new();
         for line in str::from_utf8(&client.read).unwrap().lines() {
             match line.split_whitespace().collect::<Vec<_>>()[..] {
-                ["!"] => {}
-                ["+", channel, began, ended] => {
+                ["!"] | ["signed", ..] => {}
+                ["state", ..] => assert!(client.dialect == 0),
+                ["added" | "removed" | "count", channel, ..] => {
+                    assert!(client.dialect == 0 && windows.contains_key(channel), "a notice without a subscription");
+                    assert!(!channel.starts_with('#'), "a notice on somebody's own channel");
+                }
+                ["+", channel, began, ended, ..] => {
                     let window = (began.parse().unwrap(), ended.parse().unwrap());
                     assert!(windows.insert(channel, window).is_none());
                 }
                 ["-", channel] => assert!(windows.remove(channel).is_some()),
-                ["event", dialect, app, channel, number] => {
+                ["event", dialect, app, channel, number, user] => {
                     assert_eq!((dialect.parse(), app), (Ok(client.dialect), client.app));
+                    let by = self.events[number.parse::<usize>().unwrap()].by.and_then(|(_, member)| member);
+                    assert_eq!(user, by.unwrap_or("-"));
                     let (may, must) = windows.get_mut(channel).expect("an event without a subscription");
                     let order = &log[&(app.into(), channel.into())];
                     let at = order.iter().position(|logged| number.parse() == Ok(*logged)).unwrap();

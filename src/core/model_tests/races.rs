@@ -5,11 +5,7 @@ use super::*;
 /// Four shards, a channel at home on each, and a client on shard 0 whose user is at home on shard 3.
 fn four_shards() -> (World, [String; 4], usize) {
     let mut world = World::new(4, 0);
-    let name_at = |prefix: &str, shard: ShardIndex| {
-        let mut names = (0..).map(|number| format!("{prefix}{number}"));
-        names.find(|name| world.cores[0].home("one", name) == shard).unwrap()
-    };
-    let (channels, user) = ([0, 1, 2, 3].map(|shard| name_at("c", shard)), name_at("u", 3));
+    let (channels, user) = ([0, 1, 2, 3].map(|shard| world.name_at("one", "c", shard)), world.name_at("one", "u", 3));
     let who = world.connect(0, "one", &user, 0, &["*"]);
     world.settle();
     (world, channels, who)
@@ -43,7 +39,7 @@ impl World {
             self.flush(who, usize::MAX);
         }
         let short = |line: &str| match line.split(' ').collect::<Vec<_>>()[..] {
-            ["event", .., number] => number.into(),
+            ["event", _, _, _, number, _] => number.into(),
             [sign, channel, ..] => format!("{sign}{channel}"),
             _ => line.into(),
         };
@@ -55,7 +51,7 @@ impl World {
             .collect()
     }
 
-    fn is_closing(&self, who: usize) -> bool {
+    pub(super) fn is_closing(&self, who: usize) -> bool {
         self.clients[who].closing.is_some()
     }
 }
