@@ -140,7 +140,8 @@ impl Core {
 
     /// Tells subscribers how many they are, if the app wants that: at once, or when enough time has passed.
     fn count_changed(&mut self, app: &AppKey, channel: &ChannelName) {
-        if !self.settings.app(app).subscription_count || ChannelKind::of(channel.as_str()).access == Access::Presence {
+        let access = ChannelKind::of(channel.as_str()).access;
+        if !self.settings.app(app).subscription_count || matches!(access, Access::Presence | Access::Reserved) {
             return;
         }
         match self.channels.get_mut(app, channel) {
