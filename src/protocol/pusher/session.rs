@@ -248,7 +248,9 @@ impl PusherSession {
                 return refuse(&reply::auth_error(error, "sign in", &signed, auth));
             }
         };
-        let Ok(UserData { id, user_info, watchlist }) = serde_json::from_str(&verified.get().user_data) else {
+        let said = &*verified.get().user_data;
+        let parsed = serde_json::from_str(said).ok().filter(|_| said.trim_start().starts_with('{'));
+        let Some(UserData { id, user_info, watchlist }) = parsed else {
             return refuse("Sign-in failed: user_data must be a JSON object with an id, a string");
         };
         if let Err(words) = check_user_id(&id).and_then(|()| {
