@@ -81,6 +81,7 @@ impl Session for PusherSession {
     }
 
     fn text(&mut self, heard: Heard<'_>) -> Step {
+        App::renew(&mut self.app);
         match command::parse(heard.text) {
             Err(words) => Step::Reply(reply::error(None, &words)),
             Ok(Command::Ping) => Step::Reply(reply::PONG.to_owned()),
