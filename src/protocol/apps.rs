@@ -1,8 +1,7 @@
 //! Apps as the Pusher and Push1ST doors know them: found by key or id, each with its secrets and options.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, OnceLock};
 
 use hyper::header::{self, HeaderMap};
 
@@ -32,16 +31,8 @@ pub struct App {
     pub access: AccessKey,
     /// How much it has taken of what it may take; outlives a change of the options.
     pub(super) rates: Arc<Rates>,
-    /// Which of the app's successive forms this is, and the one in force.
-    number: u64,
-    in_force: Arc<InForce>,
-}
-
-/// The form of an app that is in force, for those who hold an earlier one.
-#[derive(Default)]
-struct InForce {
-    number: AtomicU64,
-    app: Mutex<Weak<App>>,
+    /// What it has become in the configuration that came after its own.
+    next: OnceLock<Arc<App>>,
 }
 
 /// What an app has taken on this node.
@@ -52,22 +43,19 @@ pub struct Rates {
 }
 
 impl Apps {
-    /// Apps of a configuration. Rates of apps that were there `before` go on; who holds one of those learns of its successor
-    /// when that [comes into force](Self::come_into_force).
+    /// Apps of a configuration. Rates of apps that were there `before` go on.
     pub fn new(apps: &[config::App], before: &Apps) -> Self {
         let mut all = Self::default();
         for options in apps {
             let key = AppKey::from(&*options.key);
-            let earlier = before.by_key(&options.key);
             let secrets = options.secret.iter().chain(&options.previous_secrets).map(config::Secret::expose);
             let app = Arc::new(App {
                 secrets: AppSecrets::new(&options.key, secrets.clone()),
                 access: AccessKey::new(&options.key, secrets),
-                rates: earlier.map(|app| app.rates.clone()).unwrap_or_default(),
-                number: earlier.map_or(0, |app| app.number + 1),
-                in_force: earlier.map(|app| app.in_force.clone()).unwrap_or_default(),
+                rates: before.by_key(&options.key).map(|app| app.rates.clone()).unwrap_or_default(),
                 options: options.clone(),
                 key: key.clone(),
+                next: OnceLock::new(),
             });
             all.by_id.insert(options.id.as_str().into(), app.clone());
             all.by_key.insert(key, app);
@@ -75,11 +63,12 @@ impl Apps {
         all
     }
 
-    /// From now on these apps count, for connections that came before, too.
-    pub fn come_into_force(&self) {
-        for app in self.by_key.values() {
-            *app.in_force.app.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(app);
-            app.in_force.number.store(app.number, Ordering::Release);
+    /// Puts the apps `after` these into force for whoever holds one of these: see [`App::renew`]. To be called once.
+    pub fn replaced_by(&self, after: &Apps) {
+        for (key, app) in &self.by_key {
+            if let Some(next) = after.by_key.get(key).filter(|next| !Arc::ptr_eq(next, app)) {
+                let _ = app.next.set(next.clone()); // the first counts
+            }
         }
     }
 
@@ -95,12 +84,11 @@ impl Apps {
 }
 
 impl App {
-    /// The form in force, if that is another.
-    pub fn successor(&self) -> Option<Arc<App>> {
-        if self.in_force.number.load(Ordering::Acquire) == self.number {
-            return None;
+    /// Goes on to what the app is in the configuration in force. One that is in it no more stays as it was.
+    pub fn renew(app: &mut Arc<App>) {
+        while let Some(next) = app.next.get().cloned() {
+            *app = next;
         }
-        self.in_force.app.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
     }
 
     /// Whether a page may open sockets: any page, unless the app names origins. What is no browser sends no `Origin`,
@@ -144,21 +132,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_holds_an_app_learns_of_the_one_in_force() {
-        let of = |secret: &str, before: &Apps| {
-            let options =
-                config::App { key: "k".into(), secret: Some(config::Secret::new(secret)), ..config::App::blank() };
-            Apps::new(&[options], before)
+    fn who_holds_an_app_goes_on_to_what_it_becomes() {
+        let apps = |secret: Option<&str>, before: &Apps| {
+            let secret = secret.map(config::Secret::new);
+            let app = config::App { key: "k".into(), secret: secret.clone(), ..config::App::blank() };
+            Apps::new(&secret.map(|_| app).into_iter().collect::<Vec<_>>(), before)
         };
-        let apps = of("a", &Apps::default());
-        let held = apps.by_key("k").unwrap().clone();
-        assert!(held.successor().is_none());
-        let refused = of("b", &apps);
-        assert!(held.successor().is_none());
-        let next = of("c", &refused);
-        next.come_into_force();
-        let successor = held.successor().unwrap();
-        assert!(Arc::ptr_eq(&successor, next.by_key("k").unwrap()) && successor.successor().is_none());
+        let one = apps(Some("one"), &Apps::default());
+        let mut held = one.by_key("k").unwrap().clone();
+        let two = apps(Some("two"), &one);
+        App::renew(&mut held);
+        assert!(Arc::ptr_eq(&held, one.by_key("k").unwrap()), "not in force yet");
+        one.replaced_by(&two);
+        let three = apps(Some("three"), &two);
+        two.replaced_by(&three);
+        App::renew(&mut held);
+        assert!(Arc::ptr_eq(&held, three.by_key("k").unwrap()));
+        assert!(Arc::ptr_eq(&held.rates, &one.by_key("k").unwrap().rates));
+        three.replaced_by(&apps(None, &three));
+        App::renew(&mut held);
+        assert!(Arc::ptr_eq(&held, three.by_key("k").unwrap()), "it is removed");
     }
 
     #[test]

@@ -309,6 +309,7 @@ transcripts! { push1st:
     raw_silence
     raw_size
     raw_socket
+    reload_raw
     signature_on_trusted
     signed
     signed_prefix

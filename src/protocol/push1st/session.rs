@@ -154,6 +154,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// One raw socket.
 struct RawSession {
+    /// As it was at the last push.
     app: Arc<App>,
     pushes: Rate,
 }
@@ -168,9 +169,7 @@ impl Session for RawSession {
     }
 
     fn text(&mut self, heard: Heard<'_>) -> Step {
-        if let Some(app) = self.app.successor() {
-            self.app = app;
-        }
+        App::renew(&mut self.app);
         self.push(&heard).unwrap_or_else(|fault| Step::Close(reply::violation(fault)))
     }
 

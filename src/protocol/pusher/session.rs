@@ -81,9 +81,7 @@ impl Session for PusherSession {
     }
 
     fn text(&mut self, heard: Heard<'_>) -> Step {
-        if let Some(app) = self.app.successor() {
-            self.app = app;
-        }
+        App::renew(&mut self.app);
         match command::parse(heard.text) {
             Err(words) => Step::Reply(reply::error(None, &words)),
             Ok(Command::Ping) => Step::Reply(reply::PONG.to_owned()),
