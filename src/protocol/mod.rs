@@ -12,7 +12,9 @@ mod rate;
 
 use std::sync::Arc;
 
-use crate::core::{Dialect, DialectIndex};
+use serde_json::value::RawValue;
+
+use crate::core::{ChannelName, Dialect, DialectIndex, Event};
 
 /// Place of gusher's dialect in [`dialects`].
 pub const GUSHER: DialectIndex = 0;
@@ -28,6 +30,28 @@ pub fn dialects() -> Arc<[Arc<dyn Dialect>]> {
         Arc::new(pusher::dialect::Pusher),
         Arc::new(push1st::dialect::Push1st),
     ])
+}
+
+/// Writes what came through one door as all of them write it. For fuzz targets.
+///
+/// # Panics
+/// If one of them writes no JSON.
+fn fuzz_event(channel: &ChannelName, event: &Event) {
+    for dialect in dialects().iter() {
+        let frame = dialect.encode(channel, event);
+        // behind the header of a frame that is not masked (RFC 6455, 5.2)
+        let header = match frame[1] {
+            126 => 4,
+            127 => 10,
+            _ => 2,
+        };
+        assert!(is_json(&frame[header..]), "{event:?}");
+    }
+}
+
+/// Whether bytes are one JSON value.
+fn is_json(bytes: &[u8]) -> bool {
+    serde_json::from_slice::<&RawValue>(bytes).is_ok()
 }
 
 /// Whether an event's name is the server's own in some protocol: clients publish none such, on whichever door.

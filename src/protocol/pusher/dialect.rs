@@ -18,21 +18,25 @@ impl Dialect for Pusher {
     }
 
     fn notice(&self, notice: &Notice<'_>) -> Vec<u8> {
-        let text = match *notice {
-            Notice::MemberAdded(channel, member) => member_added(channel, member),
-            Notice::MemberRemoved(channel, user) => {
-                let data = format!("{{\"user_id\":{}}}", json::string(user.as_str()));
-                internal("member_removed", channel.as_str(), &data)
-            }
-            Notice::SubscriptionCount(channel, count) => {
-                internal("subscription_count", channel.as_str(), &format!("{{\"subscription_count\":{count}}}"))
-            }
-            Notice::UserState { user, online } => {
-                let users = std::slice::from_ref(user);
-                watchlist_events(if online { users } else { &[] }, if online { &[] } else { users })
-            }
-        };
-        codec::text_frame(text.as_bytes())
+        codec::text_frame(notice_text(notice).as_bytes())
+    }
+}
+
+/// A notice as it is sent.
+pub(super) fn notice_text(notice: &Notice<'_>) -> String {
+    match *notice {
+        Notice::MemberAdded(channel, member) => member_added(channel, member),
+        Notice::MemberRemoved(channel, user) => {
+            let data = format!("{{\"user_id\":{}}}", json::string(user.as_str()));
+            internal("member_removed", channel.as_str(), &data)
+        }
+        Notice::SubscriptionCount(channel, count) => {
+            internal("subscription_count", channel.as_str(), &format!("{{\"subscription_count\":{count}}}"))
+        }
+        Notice::UserState { user, online } => {
+            let users = std::slice::from_ref(user);
+            watchlist_events(if online { users } else { &[] }, if online { &[] } else { users })
+        }
     }
 }
 

@@ -13,16 +13,17 @@ use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
-use crate::core::{Permissions, UserId};
+use crate::core::{About, ChannelName, Data, Event, Permissions, UserId};
 use crate::limits::Limits;
 use crate::ops::health;
-use crate::protocol::PUSHER;
 use crate::protocol::apps::Apps;
 use crate::protocol::rate::Rate;
+use crate::protocol::{PUSHER, is_json};
 use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{Exchange, Response, not_found};
 use crate::shard::ws::session::{Refusal, Welcome, open, refuse};
 
+use command::{Command, Subscribe};
 use idempotency::Idempotency;
 use reply::NotOpened;
 use session::PusherSession;
@@ -106,7 +107,13 @@ impl PusherDoor {
             must_authorize: true,
         };
         let activity_timeout_s = self.activity_timeout.as_secs().max(1);
-        let session = PusherSession { app, activity_timeout_s, in_flight: None, client_events: Rate::default() };
+        let session = PusherSession {
+            app,
+            activity_timeout_s,
+            in_flight: None,
+            client_events: Rate::default(),
+            presence_leaves: Rate::default(),
+        };
         match open(exchange, welcome, |_| Box::new(session)) {
             Ok(response) => Ok(response),
             Err(Refusal::NotAnUpgrade(reason)) => Ok(reply::not_an_upgrade(reason)),
@@ -147,9 +154,59 @@ fn channel_name_problem(name: &str, limits: &Limits, any_character: bool) -> Opt
     Some(format!("Invalid channel name {name:?}: use letters, digits and the characters _-=@,.;"))
 }
 
+/// Runs every parser of outside bytes of this protocol over `data`: as a client's message, as what a backend signs, as a
+/// body of the API, as a query and a path. For fuzz targets.
+///
+/// # Panics
+/// If what is passed on as JSON, in any dialect, is none.
+pub fn fuzz(data: &[u8]) {
+    rest::fuzz(data);
+    let Ok(text) = str::from_utf8(data) else { return };
+    session::fuzz(text);
+    let _ = (socket_key(text), channel_name_problem(text, &Limits::default(), true));
+    if let Err(not_opened) = check_version(text) {
+        assert!(is_json(reply::error(Some(not_opened.code), &not_opened.message).as_bytes()));
+    }
+    match command::parse(text) {
+        Ok(Command::Subscribe(Subscribe { channel, channel_data, .. })) => {
+            let problem = channel_name_problem(&channel, &Limits::default(), false).unwrap_or_default();
+            let refused = reply::subscription_error(command::short(&channel), reply::NAME_ERROR, &problem);
+            assert!(is_json(refused.as_bytes()));
+            session::fuzz(&channel_data.unwrap_or_default());
+        }
+        Ok(Command::SignIn { user_data, .. }) => session::fuzz(&user_data),
+        Ok(Command::ClientEvent { name, channel, data }) => {
+            let about = About { user: Some(UserId::from(&*name)), ..About::default() };
+            let data = Data::AsSent(data.get().as_bytes().to_vec().into());
+            let event = Event { about: Some(Arc::new(about)), ..Event::new(name, data, 1) };
+            super::fuzz_event(&ChannelName::from(&*channel), &event);
+        }
+        Ok(Command::Ping | Command::Pong | Command::Unsubscribe { .. }) => {}
+        Err(words) => assert!(is_json(reply::error(None, &words).as_bytes())),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn any_bytes_can_be_read() {
+        for seed in [
+            r#"{"event":"pusher:subscribe","data":{"auth":"k:0a","channel":"presence-a","channel_data":"{\"user_id\":1.50,\"user_info\":{\"n\":\"\\ud800\"}}"}}"#,
+            r#"{"event":"pusher:signin","data":{"auth":"k:0a","user_data":"{\"id\":\"u\",\"user_info\":[1],\"watchlist\":[\"v\"]}"}}"#,
+            r#"{"event":"client-x","channel":"private-a","data":{"x":1e400,"y":"\ud800"}}"#,
+            r#"{"name":"e","channels":["a","b"],"channel":null,"data":"{\"x\":\"\\u0000\"}","socket_id":"1.2","info":"cache"}"#,
+            r#"{"batch":[{"name":"e","channel":"a","data":{"x":9007199254740993}},{"data":"\ud83d"},null]}"#,
+            "/apps/1/channels/presence-a/users",
+            "protocol=8&channels[]=a+b&channels%5B%5D=%ff",
+        ] {
+            fuzz(seed.as_bytes());
+            for cut in 0..seed.len() {
+                fuzz(&seed.as_bytes()[..cut]);
+            }
+        }
+    }
 
     #[test]
     fn socket_paths() {

@@ -125,7 +125,8 @@ async fn call(door: &PusherDoor, mut exchange: Exchange) -> Called {
     match call {
         Call::Events => signed.once(signed.events()).await,
         Call::BatchEvents => signed.once(signed.batch_events()).await,
-        Call::ChannelEvents(channel) => signed.channel_events(&decoded(channel)),
+        // its answers are not kept
+        Call::ChannelEvents(channel) => Signed { key: None, ..signed }.channel_events(&decoded(channel)),
         Call::Channels => signed.channels().await,
         Call::Channel(channel) => signed.channel(&decoded(channel)).await,
         Call::Users(channel) => signed.users(&decoded(channel)).await,
@@ -314,7 +315,7 @@ impl Signed<'_> {
     fn channel_events(&self, channel: &str) -> Called {
         let name = self.parameter("name").ok_or_else(|| reply::missing("name"))?;
         let text = str::from_utf8(self.body).map_err(|_| reply::bad_request("The body is not UTF-8"))?;
-        self.check_data(text.len())?;
+        check_data(text.len(), self.app.options.event_bytes_max)?;
         let event = self.event(&name, Data::Encoded(json::string(text).into()))?;
         let target = target(self.parameter("socket_id").as_deref())?;
         self.publish(vec![Publication { to: self.destination(channel)?, event, target }], 1)?;
@@ -345,21 +346,13 @@ impl Signed<'_> {
     /// One event as its publisher wrote it; `alone`: not one of a batch, so it may be for several channels, and have its
     /// parameters in the query.
     fn item(&self, object: &Object<'_>, alone: bool) -> Result<Item, Response> {
-        let text = |parameter: &str| match object.get(parameter).filter(|value| value.get() != "null") {
-            None => Ok(self.parameter(parameter).filter(|_| alone)),
-            Some(value) => {
-                let wrong = || reply::bad_request(format!("Invalid parameter: {parameter} must be a string"));
-                serde_json::from_str(value.get()).map(Some).map_err(|_| wrong())
-            }
+        let text = |parameter: &str| -> Result<Option<String>, Response> {
+            Ok(string(object, parameter)?.or_else(|| self.parameter(parameter).filter(|_| alone)))
         };
         let name = text("name")?.ok_or_else(|| reply::missing("name"))?;
         let mut channels: Vec<String> = text("channel")?.into_iter().collect();
         if alone {
-            if let Some(list) = object.get("channels").filter(|value| value.get() != "null") {
-                let list: Vec<String> = serde_json::from_str(list.get())
-                    .map_err(|_| reply::bad_request("Invalid parameter: channels must be a list of strings"))?;
-                channels.extend(list);
-            }
+            channels.extend(list_of_channels(object)?);
             channels.extend(self.parameters().filter(|(name, _)| name == "channels[]").map(|(_, value)| value));
         }
         let mut seen = HashSet::new();
@@ -373,7 +366,7 @@ impl Signed<'_> {
             return Err(reply::bad_request(format!("Too many channels ({} > {channels_max})", channels.len())));
         }
         let data = match object.get("data") {
-            Some(data) => self.data(data)?,
+            Some(value) => data(value, self.app.options.event_bytes_max)?,
             None => match self.parameter("data").filter(|_| alone) {
                 Some(text) => Data::Encoded(json::string(&text).into()),
                 None => return Err(reply::missing("data")),
@@ -386,30 +379,6 @@ impl Signed<'_> {
         };
         let publications = channels.iter().map(publication).collect::<Result<_, _>>()?;
         Ok(Item { publications, info: Info::parse(&text("info")?.unwrap_or_default()) })
-    }
-
-    /// A string is data that was encoded; anything else is passed on as the value that it is.
-    fn data(&self, data: &RawValue) -> Result<Data, Response> {
-        let json = Bytes::copy_from_slice(data.get().as_bytes());
-        if !data.get().starts_with('"') {
-            self.check_data(json.len())?;
-            return Ok(Data::Value(json));
-        }
-        // the limit is on what the string holds; only one with escapes has to be decoded for that
-        let is_plain = !json.contains(&b'\\');
-        let bytes = if is_plain {
-            json.len() - 2
-        } else {
-            // half of a surrogate pair alone is JSON, and no text
-            serde_json::from_str(data.get()).map_or(json.len() - 2, |text: Cow<'_, str>| text.len())
-        };
-        self.check_data(bytes)?;
-        Ok(Data::Encoded(json))
-    }
-
-    fn check_data(&self, bytes: usize) -> Result<(), Response> {
-        let bytes_max = self.app.options.event_bytes_max;
-        if bytes > bytes_max { Err(reply::data_too_large(bytes_max)) } else { Ok(()) }
     }
 
     fn event(&self, name: &str, data: Data) -> Result<Event, Response> {
@@ -495,6 +464,7 @@ impl Signed<'_> {
     }
 
     fn terminate(&self, user: &str) -> Called {
+        self.take_publishes(1)?;
         self.exchange.shard.act(|core| core.terminate(&self.app.key, UserId::from(user)));
         Ok(reply::json("{}"))
     }
@@ -520,12 +490,50 @@ impl Signed<'_> {
 
     /// Parameters of the query, decoded.
     fn parameters(&self) -> impl Iterator<Item = (String, String)> {
-        let decode = |text: &str| decoded(&text.replace('+', " ")).into_owned();
-        let pairs = self.exchange.query().split('&').filter(|pair| !pair.is_empty());
-        pairs
-            .map(move |pair| pair.split_once('=').unwrap_or((pair, "")))
-            .map(move |(name, value)| (decode(name), decode(value)))
+        parameters(self.exchange.query())
     }
+}
+
+fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
+    let decode = |text: &str| decoded(&text.replace('+', " ")).into_owned();
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(move |(name, value)| (decode(name), decode(value)))
+}
+
+/// A parameter that is a string, if it is there and not `null`.
+fn string(object: &Object<'_>, parameter: &str) -> Result<Option<String>, Response> {
+    let value = object.get(parameter).map(|value| serde_json::from_str(value.get()));
+    let wrong = |_| reply::bad_request(format!("Invalid parameter: {parameter} must be a string"));
+    value.transpose().map(Option::flatten).map_err(wrong)
+}
+
+fn list_of_channels(object: &Object<'_>) -> Result<Vec<String>, Response> {
+    let list = object.get("channels").map(|value| serde_json::from_str::<Option<_>>(value.get()));
+    let wrong = |_| reply::bad_request("Invalid parameter: channels must be a list of strings");
+    list.transpose().map(|list| list.flatten().unwrap_or_default()).map_err(wrong)
+}
+
+/// A string is data that was encoded; anything else is passed on as the value that it is.
+fn data(value: &RawValue, bytes_max: usize) -> Result<Data, Response> {
+    let json = Bytes::copy_from_slice(value.get().as_bytes());
+    if !value.get().starts_with('"') {
+        check_data(json.len(), bytes_max)?;
+        return Ok(Data::Value(json));
+    }
+    // the limit is on what the string holds; only one with escapes has to be decoded for that. What half a surrogate
+    // pair keeps from being decoded counts as it is written.
+    let is_plain = !json.contains(&b'\\');
+    let bytes = if is_plain {
+        json.len() - 2
+    } else {
+        serde_json::from_str(value.get()).map_or(json.len(), |text: Cow<'_, str>| text.len())
+    };
+    check_data(bytes, bytes_max)?;
+    Ok(Data::Encoded(json))
+}
+
+fn check_data(bytes: usize, bytes_max: usize) -> Result<(), Response> {
+    if bytes > bytes_max { Err(reply::data_too_large(bytes_max)) } else { Ok(()) }
 }
 
 fn channel_of(publication: &Publication) -> Option<ChannelName> {
@@ -544,5 +552,45 @@ fn target(socket_id: Option<&str>) -> Result<Target, Response> {
             Ok(ConnectionId::from_dotted(text).map_or(Target::All, Target::Except))
         }
         Some(text) => Err(reply::bad_request(format!("Invalid socket id: {}", super::command::short(text)))),
+    }
+}
+
+/// Runs the parsers of requests over `bytes`: as a body, a query, a path. For fuzz targets.
+pub(super) fn fuzz(bytes: &[u8]) {
+    if let Ok(object) = serde_json::from_slice::<Object<'_>>(bytes) {
+        let batch = object.get("batch").and_then(|batch| serde_json::from_str::<Vec<Object<'_>>>(batch.get()).ok());
+        for object in batch.into_iter().flatten().chain([object]) {
+            let text = |parameter| string(&object, parameter).unwrap_or_default().unwrap_or_default();
+            let _ = (Info::parse(&text("info")), target(Some(&text("socket_id"))));
+            let channels = list_of_channels(&object).unwrap_or_default();
+            if let Some(Ok(data)) = object.get("data").map(|value| data(value, usize::MAX)) {
+                let channel = channels.into_iter().next().unwrap_or_else(|| text("channel"));
+                crate::protocol::fuzz_event(&ChannelName::from(&*channel), &Event::new(text("name"), data, 1));
+            }
+        }
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let segments: Vec<&str> = text.split('/').collect();
+    let _ = (Call::of(&segments).is_some(), owns(&text), target(Some(&text)), parameters(&text).count());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_is_on_what_the_data_holds() {
+        let check = |json: &str, bytes_max: usize, fits: bool| {
+            let value: &RawValue = serde_json::from_str(json).unwrap();
+            assert_eq!(data(value, bytes_max).is_ok(), fits, "{json}");
+        };
+        check(r#""abc""#, 3, true);
+        check(r#""abcd""#, 3, false);
+        check(r#""\u0061\n\"""#, 3, true);
+        check(r#""\u0061\n\"a""#, 3, false);
+        check("[1]", 3, true);
+        check("[12]", 3, false);
+        check(r#""\ud800""#, 8, true);
+        check(r#""\ud800""#, 7, false); // cannot be decoded, and has a limit none the less
     }
 }

@@ -6,23 +6,26 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::core::{
-    Access, Cached, ChannelKind, ChannelName, CloseReason, Data, Event, Grant, Joined, Member, Outcome, Rejection,
-    Target, UserId, owner_of,
+    Access, Cached, ChannelKind, ChannelName, CloseReason, Data, Event, Grant, Joined, Member, Notice, Outcome,
+    Rejection, Target, UserId, owner_of,
 };
 use crate::hooks::jobs::JobError;
 use crate::limits::Limits;
 use crate::protocol::apps::App;
-use crate::protocol::json;
 use crate::protocol::rate::Rate;
+use crate::protocol::{is_json, json};
 use crate::shard::door::{Farewell, Heard, Session, Step};
 
 use super::command::{self, Command, Subscribe};
-use super::dialect::{event_text, internal, watchlist_events};
+use super::dialect::{event_text, internal, notice_text, watchlist_events};
 use super::reply::{self, AUTH_ERROR, KIND_ERROR, MEMBER_TOO_LARGE, NAME_ERROR};
 use super::{channel_name_problem, is_name};
 
 /// The longest user id, in characters (Presence channels, "Limits").
 const USER_ID_CHARS_MAX: usize = 128;
+/// Presence channels that a connection may leave in a second so that their members are told at once. Beyond it they are
+/// told if it has not come back a second later.
+const PRESENCE_LEAVES_PER_S: usize = 10;
 
 /// What the session must remember beside the connection's own state.
 pub(super) struct PusherSession {
@@ -31,6 +34,7 @@ pub(super) struct PusherSession {
     /// What has yet to end.
     pub(super) in_flight: Option<Box<InFlight>>,
     pub(super) client_events: Rate,
+    pub(super) presence_leaves: Rate,
 }
 
 pub(super) enum InFlight {
@@ -87,7 +91,7 @@ impl Session for PusherSession {
             Ok(Command::Ping) => Step::Reply(reply::PONG.to_owned()),
             Ok(Command::Pong) => Step::Nothing,
             Ok(Command::Subscribe(subscribe)) => self.subscribe(&heard, &subscribe),
-            Ok(Command::Unsubscribe { channel }) => unsubscribe(&heard, &channel),
+            Ok(Command::Unsubscribe { channel }) => self.unsubscribe(&heard, &channel),
             Ok(Command::SignIn { auth, user_data }) => self.sign_in(&heard, &auth, user_data),
             Ok(Command::ClientEvent { name, channel, data }) => self.client_event(&heard, &name, &channel, data),
         }
@@ -223,16 +227,13 @@ impl PusherSession {
             let words = format!("channel_data has {} bytes, over the app's limit of {bytes_max}", data.len());
             return Err((Rejection::MemberTooLarge, words));
         }
-        let parsed = serde_json::from_str::<ChannelData<'_>>(data).ok().filter(|_| data.trim_start().starts_with('{'));
-        let user = parsed.as_ref().and_then(|data| data.user_id).and_then(user_id);
-        match (user, parsed) {
-            (Some(user), Some(data)) => {
-                check_user_id(&user).map_err(wrong)?;
-                let info = data.user_info.map_or("", RawValue::get).as_bytes().to_vec();
-                Ok(Some(Member { user: UserId::from(&*user), info: info.into() }))
+        match named_member(data) {
+            Some(member) => {
+                check_user_id(member.user.as_str()).map_err(wrong)?;
+                Ok(Some(member))
             }
-            _ if self.app.options.legacy_presence => Ok(None),
-            _ => Err(wrong("channel_data must be a JSON object with a user_id, a string or a number".into())),
+            None if self.app.options.legacy_presence => Ok(None),
+            None => Err(wrong("channel_data must be a JSON object with a user_id, a string or a number".into())),
         }
     }
 
@@ -277,6 +278,17 @@ impl PusherSession {
         Step::SignIn(Member { user: UserId::from(&*id), info: info.into() }, watched)
     }
 
+    fn unsubscribe(&self, heard: &Heard<'_>, channel: &str) -> Step {
+        if !heard.is_subscribed(channel) {
+            let channel = command::short(channel);
+            let words = format!("No current subscription to channel {channel}, or subscription in progress");
+            return Step::Refuse(Rejection::NotSubscribed, reply::error(None, &words));
+        }
+        let is_presence = ChannelKind::of(channel).access == Access::Presence;
+        let flaps = is_presence && !self.presence_leaves.take(1, PRESENCE_LEAVES_PER_S, heard.now_ms());
+        Step::Unsubscribe { channel: ChannelName::from(channel), words: None, flaps }
+    }
+
     fn client_event(&mut self, heard: &Heard<'_>, name: &str, channel: &str, data: &RawValue) -> Step {
         let options = &self.app.options;
         let refuse = |rejection, code, words: &str| Step::Refuse(rejection, reply::error(code, words));
@@ -311,15 +323,6 @@ impl PusherSession {
     }
 }
 
-fn unsubscribe(heard: &Heard<'_>, channel: &str) -> Step {
-    if heard.is_subscribed(channel) {
-        return Step::Unsubscribe(ChannelName::from(channel), None);
-    }
-    let channel = command::short(channel);
-    let words = format!("No current subscription to channel {channel}, or subscription in progress");
-    Step::Refuse(Rejection::NotSubscribed, reply::error(None, &words))
-}
-
 fn client_event_refused(channel: &str, rejection: Rejection) -> String {
     match rejection {
         Rejection::NotSubscribed => {
@@ -327,6 +330,14 @@ fn client_event_refused(channel: &str, rejection: Rejection) -> String {
         }
         other => format!("Cannot broadcast client event: {other}"),
     }
+}
+
+/// Who a backend says a client is on a presence channel, if it says that.
+fn named_member(channel_data: &str) -> Option<Member> {
+    let data = serde_json::from_str::<ChannelData<'_>>(channel_data).ok()?;
+    let user = data.user_id.filter(|_| channel_data.trim_start().starts_with('{')).and_then(user_id)?;
+    let info = data.user_info.map_or("", RawValue::get).as_bytes().to_vec();
+    Some(Member { user: UserId::from(&*user), info: info.into() })
 }
 
 /// A user id: a string that is not empty, or a number.
@@ -387,6 +398,36 @@ fn presence_data(members: &[Member]) -> String {
     format!("{{\"presence\":{{\"count\":{count},\"ids\":[{ids}],\"hash\":{{{hash}}}}}}}")
 }
 
+/// Runs the parsers of what backends sign over a text: as `channel_data` and as `user_data`. For fuzz targets.
+///
+/// # Panics
+/// If what is made of it is no JSON.
+pub(super) fn fuzz(text: &str) {
+    let channel = ChannelName::from("presence-fuzz");
+    if let Some(member) = named_member(text) {
+        assert!(!member.user.as_str().is_empty());
+        let _ = check_user_id(member.user.as_str());
+        for notice in [Notice::MemberAdded(&channel, &member), Notice::MemberRemoved(&channel, &member.user)] {
+            fuzz_encoded(&notice_text(&notice));
+        }
+        let members = Some(vec![member]);
+        let joined = Joined { channel: channel.clone(), members, cached: Some(Cached::Nothing) };
+        subscribed(&channel, vec![joined]).iter().for_each(|text| fuzz_encoded(text));
+    }
+    if let Ok(UserData { id, user_info, watchlist }) = serde_json::from_str(text) {
+        assert!(user_info.is_none_or(|info| is_json(info.get().as_bytes())));
+        let _ = (check_user_id(&id), is_name(&id));
+        let watched: Vec<UserId> = watchlist.iter().flatten().map(|user| UserId::from(&**user)).collect();
+        fuzz_encoded(&watchlist_events(&watched, &[UserId::from(&*id)]));
+    }
+}
+
+/// A message whose `data` is a string that holds JSON.
+fn fuzz_encoded(text: &str) {
+    let message: json::Object<'_> = serde_json::from_str(text).expect("a JSON object");
+    let data: String = serde_json::from_str(message.get("data").expect("data").get()).expect("a string");
+    assert!(is_json(data.as_bytes()), "{text}");
+}
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -459,9 +459,9 @@ pub(in crate::shard) fn take_step(shard: &Rc<Shard>, conn: &Conn, step: Option<S
             conn.busy.set(true);
             core.subscribe(slot, grants);
         }
-        Some(Step::Unsubscribe(channel, text)) => {
-            core.unsubscribe(slot, &channel);
-            text.into_iter().for_each(|text| say(&mut core, text));
+        Some(Step::Unsubscribe { channel, words, flaps }) => {
+            core.unsubscribe(slot, &channel, flaps);
+            words.into_iter().for_each(|text| say(&mut core, text));
         }
         Some(Step::Publish { channel, event, target }) => {
             if let Err(rejection) = core.publish_from(slot, channel, event, target) {
