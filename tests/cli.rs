@@ -471,6 +471,11 @@ fn a_changed_configuration_is_taken_over_and_a_bad_one_is_not() {
     log(&mut server, "limits.batch_events_max: 2 -> 10000");
     log(&mut server, "log.level: \"info\" -> \"debug\"; needs a restart");
     assert_eq!(statuses(&server), [404, 200]);
+    // a file that is cut off does not send everybody away
+    write(String::new());
+    log(&mut server, "the configuration is not reloaded, and stays what it was:");
+    log(&mut server, "there are no apps left in it");
+    assert_eq!(statuses(&server), [404, 200]);
     let ended = server.running.stop();
     assert_eq!(ended.code, Some(0));
     assert!(!ended.stderr.contains("SECRET"), "{}", ended.stderr);
