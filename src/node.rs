@@ -358,7 +358,8 @@ fn app_hooks(config: &Config) -> Vec<AppHooks> {
             endpoints: app.hooks.iter().map(endpoint).collect(),
         }
     };
-    config.apps.iter().filter(|app| app.enabled && !app.hooks.is_empty()).map(app).collect()
+    // those of a disabled app too: they are told that its clients have left
+    config.apps.iter().filter(|app| !app.hooks.is_empty()).map(app).collect()
 }
 
 fn gusher(config: &Config, kept: &Kept) -> anyhow::Result<Gusher> {

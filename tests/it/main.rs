@@ -191,6 +191,7 @@ transcripts! { pusher:
     hooks
     hooks_again
     hooks_cache_and_count
+    hooks_of_disabled_app
     hooks_reload
     idempotency
     idempotency_errors
