@@ -526,7 +526,7 @@ fn data(value: &RawValue, bytes_max: usize) -> Result<Data, Response> {
     let bytes = if is_plain {
         json.len() - 2
     } else {
-        serde_json::from_str(value.get()).map_or(json.len(), |text: Cow<'_, str>| text.len())
+        serde_json::from_str(value.get()).map_or(json.len() - 2, |text: Cow<'_, str>| text.len())
     };
     check_data(bytes, bytes_max)?;
     Ok(Data::Encoded(json))
