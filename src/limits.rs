@@ -56,8 +56,8 @@ pub struct Limits {
     pub outbox_total_bytes_max: usize,
     /// Bytes of accepted events that a shard has not yet fanned out. Beyond it: publishes are answered 503.
     pub backlog_bytes_max: usize,
-    /// Bytes of the last events of cache channels that this node keeps, with 512 more for each. Beyond it: an event is not
-    /// cached.
+    /// Bytes of the last events of cache channels that this node keeps, each with its channel's name and 512 more. Beyond
+    /// it: an event is not cached.
     pub cache_bytes_max: usize,
     /// Time for which the last event of a cache channel is kept. Then: a cache miss.
     pub cache_ttl: Duration,

@@ -61,6 +61,13 @@ impl Kept {
     fn new() -> Self {
         Self { session: SessionKey::generate(), apps: Mutex::default(), idempotency: Arc::default() }
     }
+
+    /// From here on sockets that are open use these apps.
+    fn put_in_force(&self, apps: Arc<Apps>) {
+        let mut before = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        before.replaced_by(&apps);
+        *before = apps;
+    }
 }
 
 /// What a node is made of. [`Node::start`] makes it from a configuration; an embedder may bring its own doors.
@@ -108,7 +115,8 @@ impl Node {
     /// A key cannot be used; or as [`Node::launch`].
     pub fn start(config: &Config) -> anyhow::Result<Self> {
         let kept = Kept::new();
-        let doors = doors(config, &kept)?;
+        let (doors, apps) = doors(config, &kept)?;
+        kept.put_in_force(apps);
         let hooks = Hooks::start(tokio::runtime::Handle::current(), &hook_settings(config));
         hooks.replace(&hook_settings(config), &app_hooks(config))?;
         let with_doors = |listener: &config::Listener| (listener.clone(), doors.of(listener));
@@ -131,8 +139,9 @@ impl Node {
     /// A key cannot be used; then nothing has changed.
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
         let Some((listeners, kept)) = &self.reloading else { bail!("this node was not started from a configuration") };
-        let doors = doors(config, kept)?;
+        let (doors, apps) = doors(config, kept)?;
         self.hooks.replace(&hook_settings(config), &app_hooks(config))?;
+        kept.put_in_force(apps);
         let doors: Doors = listeners.iter().map(|listener| doors.of(listener)).collect();
         let settings = Arc::new(settings(config));
         for mailbox in self.mailboxes.iter() {
@@ -275,15 +284,15 @@ impl OneOfEach {
     }
 }
 
-fn doors(config: &Config, kept: &Kept) -> anyhow::Result<OneOfEach> {
+/// The doors of a configuration, and the apps behind some of them, which are not in force yet.
+fn doors(config: &Config, kept: &Kept) -> anyhow::Result<(OneOfEach, Arc<Apps>)> {
     let gusher = Arc::new(gusher(config, kept)?);
-    let mut before = kept.apps.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = kept.apps.lock().unwrap_or_else(PoisonError::into_inner);
     let apps = Arc::new(Apps::new(&config.apps, &before));
-    *before = apps.clone();
     let idempotency = kept.idempotency.clone();
     let pusher = PusherDoor { apps: apps.clone(), activity_timeout: config.pusher.activity_timeout, idempotency };
     let push1st = |trusted| Arc::new(ApiDoor { apps: apps.clone(), trusted });
-    Ok(OneOfEach(vec![
+    let doors = OneOfEach(vec![
         (Door::Pusher, None, Arc::new(pusher)),
         (Door::Push1st, Some(true), push1st(true)),
         (Door::Push1st, Some(false), push1st(false)),
@@ -291,7 +300,8 @@ fn doors(config: &Config, kept: &Kept) -> anyhow::Result<OneOfEach> {
         (Door::GusherClient, None, Arc::new(ClientDoor(gusher.clone()))),
         (Door::GusherMaster, None, Arc::new(MasterDoor(gusher))),
         (Door::Ops, None, Arc::new(OpsDoor)),
-    ]))
+    ]);
+    Ok((doors, apps))
 }
 
 /// What the core must know of the configuration.
@@ -348,7 +358,8 @@ fn app_hooks(config: &Config) -> Vec<AppHooks> {
             endpoints: app.hooks.iter().map(endpoint).collect(),
         }
     };
-    config.apps.iter().filter(|app| app.enabled && !app.hooks.is_empty()).map(app).collect()
+    // those of a disabled app too: they are told that its clients have left
+    config.apps.iter().filter(|app| !app.hooks.is_empty()).map(app).collect()
 }
 
 fn gusher(config: &Config, kept: &Kept) -> anyhow::Result<Gusher> {

@@ -116,7 +116,7 @@ fn settings_come_from_the_configuration() {
     let variables = [
         ("src/config/env.rs", "the place"),
         ("src/cli/sources.rs", "HYDRANT_CONFIG says where the configuration is"),
-        ("src/cli/publish.rs", "a command, not the server: HYDRANT_PUBLISH_TOKEN keeps a secret off its command line"),
+        ("src/cli/publish.rs", "a command, not the server: HYDRANT_PUBLISH_… keep secrets off its command line"),
     ];
     only_in(&variables, &src, r#"\benv::vars?(_os)?\(|\benv!\("(HYDRANT|GUSHER)|[(, ]env = ""#);
     let read_or_written = [

@@ -326,6 +326,30 @@ fn publish_through_a_listener_with_a_token() {
     contains(&run(publish().args(["--token", "another"])).stderr, &["answered 403 Forbidden"]);
 }
 
+#[test]
+fn a_secret_in_the_environment_is_for_signed_publishes() {
+    let with_secret = || {
+        let mut command = command(PROGRAM);
+        command.env("HYDRANT_PUBLISH_SECRET", "the-secret");
+        command
+    };
+    let listen = "listen=[{address='127.0.0.1:0',doors=['gusher-master'],trusted=true},\
+                  {address='127.0.0.1:0',doors=['pusher']}]";
+    let mut serve = with_secret();
+    serve.args(["serve", "--set", listen, "--set", "apps=[{id='1',key='demo',secret='the-secret'}]"]);
+    let server = Server::start(&mut serve, 2);
+    let (master, pusher) = (server.address("gusher-master"), server.address("pusher"));
+    let publish = |command: &mut Command, url: &str, more: &[&str]| {
+        run(command.args(["publish", "--url", url, "--app", "demo", "news", "greeting", "1"]).args(more))
+    };
+    let (master, pusher) = (format!("http://{master}/api/"), format!("http://{pusher}/"));
+    assert_eq!(publish(&mut with_secret(), &master, &[]).code, Some(0));
+    assert_eq!(publish(&mut with_secret(), &pusher, &["--id", "1"]).code, Some(0));
+    assert_eq!(publish(&mut command(PROGRAM), &pusher, &["--id=1", "--secret=the-secret"]).code, Some(0));
+    contains(&publish(&mut command(PROGRAM), &pusher, &["--id", "1"]).stderr, &["HYDRANT_PUBLISH_SECRET"]);
+    contains(&publish(&mut command(PROGRAM), &master, &["--secret", "x"]).stderr, &["--id"]);
+}
+
 // --------------------------------------------------------------------- dev
 
 #[test]
@@ -470,6 +494,11 @@ fn a_changed_configuration_is_taken_over_and_a_bad_one_is_not() {
     log(&mut server, "apps[b].secret changed");
     log(&mut server, "limits.batch_events_max: 2 -> 10000");
     log(&mut server, "log.level: \"info\" -> \"debug\"; needs a restart");
+    assert_eq!(statuses(&server), [404, 200]);
+    // a file that is cut off does not send everybody away
+    write(String::new());
+    log(&mut server, "the configuration is not reloaded, and stays what it was:");
+    log(&mut server, "there are no apps left in it");
     assert_eq!(statuses(&server), [404, 200]);
     let ended = server.running.stop();
     assert_eq!(ended.code, Some(0));

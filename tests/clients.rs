@@ -52,11 +52,22 @@ url = "http://127.0.0.1:6009/hook"
 
 [[apps]]
 id = "4712"
-key = "only-for-another-site"
+key = "for-another-site"
+secret = "app secret"
 origins = ["another.example"]
+
+[[apps]]
+id = "4713"
+key = "for-the-authorized"
+secret = "app secret"
+authorized_connections = true
+authorize_timeout_ms = 1000
 
 [pusher]
 activity_timeout_ms = 1000
+
+[limits]
+ping_interval_ms = 1000
 
 [shutdown]
 grace_ms = 500

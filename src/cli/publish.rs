@@ -19,15 +19,16 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 /// Publish one event to a channel
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The trusted listener with gusher's master prefix [default: http://127.0.0.1:6002/api/]; with --secret, a listener
+    /// The trusted listener with gusher's master prefix [default: http://127.0.0.1:6002/api/]; with --id, a listener
     /// of the door pusher [default: http://127.0.0.1:6001/]
     #[arg(long, value_name = "URL", value_parser = http_url)]
     url: Option<Url>,
-    /// The app's id, for a signed publish
-    #[arg(long, value_name = "ID", requires = "secret")]
+    /// The app's id: publish through Pusher's API, signed
+    #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// The app's secret: publish through Pusher's API, signed
-    #[arg(long, value_name = "SECRET", env = "HYDRANT_PUBLISH_SECRET", hide_env_values = true, requires = "id")]
+    /// The app's secret, for a signed publish; or in the variable HYDRANT_PUBLISH_SECRET
+    // not clap's `env`: a variable that is set for other publishes would make this one a signed one
+    #[arg(long, value_name = "SECRET", requires = "id")]
     secret: Option<String>,
     /// The app's key
     #[arg(long, value_name = "KEY")]
@@ -52,10 +53,17 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 }
 
 async fn publish(args: Args) -> anyhow::Result<()> {
-    let default = if args.secret.is_some() { DEFAULT_SIGNED_URL } else { DEFAULT_URL };
+    let secret = match (&args.id, &args.secret) {
+        (Some(_), None) => std::env::var("HYDRANT_PUBLISH_SECRET").ok().filter(|secret| !secret.is_empty()),
+        (_, given) => given.clone(),
+    };
+    if args.id.is_some() && secret.is_none() {
+        bail!("--id asks for a signed publish, which takes the app's secret: --secret, or HYDRANT_PUBLISH_SECRET");
+    }
+    let default = if args.id.is_some() { DEFAULT_SIGNED_URL } else { DEFAULT_URL };
     let base = args.url.clone().map_or_else(|| Url::parse(default), Ok)?;
     let mut url = base.clone();
-    let signed = args.id.as_deref().zip(args.secret.as_deref());
+    let signed = args.id.as_deref().zip(secret.as_deref());
     let (content_type, body) = match signed {
         Some((id, _)) => {
             add_segments(&mut url, &["apps", id, "events"]);

@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Address, Listener, Loaded, Overrides, difference};
+use crate::config::{Address, Config, Listener, Loaded, Overrides, difference};
 use crate::node::{ListenError, Node};
 use crate::ops::log;
 
@@ -73,7 +73,7 @@ pub(super) fn serve(
             let Some(load) = load else { break };
             let new;
             (watch, new) = watched(&loaded.files, load);
-            match new.and_then(|new| node.reload(&new.config).map(|()| new)) {
+            match new.and_then(|new| take_over(&node, &loaded.config, new)) {
                 Ok(new) => {
                     tell_difference(&loaded, &new);
                     loaded = new;
@@ -90,6 +90,17 @@ pub(super) fn serve(
         }
         anyhow::Ok(())
     })
+}
+
+/// Puts another configuration into force, unless it would leave nobody connected: a file that is emptied before it is
+/// written, or for want of room, says nothing, and is nothing wrong.
+fn take_over(node: &Node, old: &Config, new: Loaded) -> anyhow::Result<Loaded> {
+    let serves_nobody = |config: &Config| config.apps.is_empty() && !config.gusher.open_apps;
+    if serves_nobody(&new.config) && !serves_nobody(old) {
+        bail!("there are no apps left in it; a restart takes it over if that is meant");
+    }
+    node.reload(&new.config)?;
+    Ok(new)
 }
 
 /// Makes the configuration anew, under a watch over its files that began before they were read, so that nothing written

@@ -8,9 +8,11 @@ use std::time::Duration;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc::{Receiver, channel};
 
-/// How long after a first sign of change the files are looked at: whoever writes several, or one in several steps, is
+/// How long after the last sign of change the files are looked at: whoever writes several, or one in several steps, is
 /// done by then.
 const SETTLING: Duration = Duration::from_millis(250);
+/// How often at most that time is waited for once more, because there was another sign in it.
+const SETTLINGS_MAX: usize = 12;
 
 /// A watch over files and directories.
 ///
@@ -50,8 +52,12 @@ impl Watch {
             if self.signs.recv().await.is_none() {
                 return std::future::pending().await; // nobody watches
             }
-            tokio::time::sleep(SETTLING).await;
-            let _ = self.signs.try_recv();
+            for _ in 0..SETTLINGS_MAX {
+                tokio::time::sleep(SETTLING).await;
+                if self.signs.try_recv().is_err() {
+                    break;
+                }
+            }
             let now = contents(&self.paths);
             if now != std::mem::replace(&mut self.seen, now) {
                 return;

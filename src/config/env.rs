@@ -21,8 +21,8 @@ pub(super) fn variables(vars: &[(String, String)], known: &[String], found: &mut
     let mut tree = Node::empty();
     for (name, value) in vars {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-        // the first two are the command line's own
-        if matches!(rest, "CONFIG" | "PUBLISH_TOKEN") || is_service_link(rest, value) {
+        // the first three are the command line's own
+        if matches!(rest, "CONFIG" | "PUBLISH_SECRET" | "PUBLISH_TOKEN") || is_service_link(rest, value) {
             continue;
         }
         let at = Origin::Env(name.clone());

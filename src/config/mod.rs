@@ -367,7 +367,7 @@ impl Hook {
 pub struct Sources {
     /// The configuration file: `.toml`, `.yaml` or `.yml`.
     pub file: Option<PathBuf>,
-    /// Environment variables; those that begin with `HYDRANT_` count, except `HYDRANT_CONFIG` and
+    /// Environment variables; those that begin with `HYDRANT_` count, except `HYDRANT_CONFIG`, `HYDRANT_PUBLISH_SECRET` and
     /// `HYDRANT_PUBLISH_TOKEN`.
     pub env: Vec<(String, String)>,
     /// Environment variables; those count that other servers have: `GUSHER_*`, `SOKETI_*`, `REVERB_*`, `PUSHER_APP_*`.

@@ -99,7 +99,7 @@ impl Walk for Reading<'_> {
             None => Table::new(),
             Some(Node { value: Value::Table(table), .. }) => table,
             Some(node) => {
-                let message = format!("expected a section, as in [{path}], found {}", node.describe());
+                let message = format!("expected a section, as in [{path}], found {}", node.kind());
                 self.found.problem_at(node.at, &path, message);
                 Table::new()
             }
@@ -121,7 +121,7 @@ impl Walk for Reading<'_> {
         let Some(node) = self.take(name) else { return };
         let path = self.path_of(name);
         let Value::List(nodes) = node.value else {
-            let message = format!("expected a list, as in [[{}]], found {}", keys::header(&path), node.describe());
+            let message = format!("expected a list, as in [[{}]], found {}", keys::header(&path), node.kind());
             return self.found.problem_at(node.at, &path, message);
         };
         items.clear();
@@ -132,7 +132,7 @@ impl Walk for Reading<'_> {
             match node.value {
                 Value::Table(table) => self.within(table, path, |reading| body(reading, &mut item)),
                 _ => {
-                    let message = format!("expected a table, as in {{ … }}, found {}", node.describe());
+                    let message = format!("expected a table, as in {{ … }}, found {}", node.kind());
                     self.found.problem_at(node.at, &path, message);
                 }
             }

@@ -128,7 +128,7 @@ fn toml_problems_have_place_line_and_way_out() {
     );
     check(
         "limits = 5\n",
-        "hydrant.toml:1:10 limits: expected a section, as in [limits], found the whole number 5\n    \
+        "hydrant.toml:1:10 limits: expected a section, as in [limits], found a number\n    \
          1 | limits = 5\n      \
            |          ^",
     );
@@ -361,7 +361,7 @@ fn app_rules() {
     check(&more("previous_secrets = ['x']"), "apps[0].previous_secrets: `secret` is missing");
     check(&more("secret = 's'\nprevious_secrets = ['']"), "apps[0].previous_secrets: must not be empty");
     check(&more("presence_members_max = 0"), "apps[0].presence_members_max: must be at least 1");
-    check(&more("hooks = 5"), "apps[0].hooks: expected a list, as in [[apps.hooks]], found the whole number 5");
+    check(&more("hooks = 5"), "apps[0].hooks: expected a list, as in [[apps.hooks]], found a number");
     let hook = |rest: &str| more(&format!("secret = 's'\n[[apps.hooks]]\n{rest}"));
     check(&hook("format = 'push1st'"), "apps[0].hooks[0]: `url` is missing");
     let url = |url: &str, rest: &str| hook(&format!("url = '{url}'\n{rest}"));
@@ -379,7 +379,17 @@ fn app_rules() {
     check(&url("http://h", "format = 'push1st'\nbatch_ms = 5"), "only the format \"pusher\" has batches");
     check(&more("hooks = [{url = 'http://h'}]"), "apps[0].hooks[0].url: Pusher's webhooks are signed");
     check("pusher.activity_timeout_ms = 999", "pusher.activity_timeout_ms: must be at least 1000");
-    check("apps = [5]", "apps[0]: expected a table, as in { … }, found the whole number 5");
+    check("apps = [5]", "apps[0]: expected a table, as in { … }, found a number");
+    // what may be a secret, or hold one, is not repeated
+    check(
+        &more("previous_secrets = 'hidden'"),
+        "apps[0].previous_secrets: expected a list, as in [\"…\", \"…\"], found a text\n",
+    );
+    check(
+        "apps = [{ id = 'a', key = 'a', secret = 123 }]",
+        "apps[0].secret: expected a text, in quotes, found a number\n",
+    );
+    check("apps = 'secret'", "apps: expected a list, as in [[apps]], found a text\n");
 }
 
 #[test]

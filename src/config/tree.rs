@@ -206,4 +206,17 @@ impl Node {
             Value::Table(_) => "a table".into(),
         }
     }
+
+    /// What kind of value it is, in words that hold nothing of it: for what may be, or hold, a secret.
+    pub(super) fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Null => "nothing",
+            Value::Bool(_) => "true or false",
+            Value::Integer(_) => "a number",
+            Value::Other(words) => words,
+            Value::Text(_) => "a text",
+            Value::List(_) => "a list",
+            Value::Table(_) => "a table",
+        }
+    }
 }

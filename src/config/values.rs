@@ -91,7 +91,9 @@ impl<T: Setting> Setting for Option<T> {
 
 impl<T: Setting> Setting for Vec<T> {
     fn read(node: &Node) -> Result<Self, Vec<Wrong>> {
-        let Value::List(items) = &node.value else { return expected(node, "a list, as in [\"…\", \"…\"]") };
+        let Value::List(items) = &node.value else {
+            return wrong(node, format!("expected a list, as in [\"…\", \"…\"], found {}", node.kind()));
+        };
         let (mut values, mut wrongs) = (Vec::new(), Vec::new());
         for item in items {
             match T::read(item) {
@@ -226,9 +228,10 @@ impl fmt::Display for Secret {
 
 impl Setting for Secret {
     fn read(node: &Node) -> Result<Self, Vec<Wrong>> {
-        match text(node, "a text")? {
-            "" => wrong(node, "must not be empty"),
-            text => Ok(Secret::new(text)),
+        match text(node, "a text") {
+            Ok("") => wrong(node, "must not be empty"),
+            Ok(text) => Ok(Secret::new(text)),
+            Err(_) => wrong(node, format!("expected a text, in quotes, found {}", node.kind())),
         }
     }
 
@@ -282,7 +285,7 @@ impl Setting for SecretFile {
     }
 }
 
-/// A URL that may hold a user and password: `Debug` and `Display` show those as `***`.
+/// A URL that may hold a user and password, or a key in its query: `Debug` and `Display` show those as `***`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
 
@@ -300,11 +303,15 @@ impl SecretUrl {
 
 impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A password may hold any character, so everything between the scheme and the last `@` goes.
-        match (self.0.split_once("://"), self.0.rsplit_once('@')) {
-            (Some((scheme, _)), Some((_, host))) => write!(f, "{scheme}://***@{host}"),
-            (None, Some(_)) => f.write_str("***"),
-            _ => f.write_str(&self.0),
+        // A password may hold any character, `?` too, so everything between the scheme and the last `@` goes.
+        let (start, rest) = match (self.0.split_once("://"), self.0.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, rest))) => (format!("{scheme}://***@"), rest),
+            (None, Some(_)) => return f.write_str("***"),
+            _ => (String::new(), &*self.0),
+        };
+        match rest.split_once('?') {
+            Some((path, _)) => write!(f, "{start}{path}?***"),
+            None => write!(f, "{start}{rest}"),
         }
     }
 }

@@ -64,7 +64,7 @@ pub(super) struct ChannelHomes {
     channels: PerApp<ChannelName, ChannelHome>,
     /// How many have a subscriber.
     pub(super) occupied: usize,
-    /// Bytes of cached events, with what it costs to keep them.
+    /// Bytes of cached events, with what their channels cost.
     pub(super) cached_bytes: usize,
 }
 
@@ -106,7 +106,7 @@ struct Present {
 struct CachedEvent {
     event: Event,
     until_ms: u64,
-    /// What it counts for in `ChannelHomes::cached_bytes`.
+    /// What it counts for.
     weight: usize,
 }
 
@@ -208,7 +208,7 @@ impl ChannelHome {
     }
 
     fn is_spent(&self) -> bool {
-        // one look is due for a channel at most, however often its cache is emptied and filled
+        // as long as a look at the cache is due, so that there never are two
         let holds_nothing = |rare: &Rare| rare.members.is_empty() && rare.cached.is_none() && !rare.cache_due;
         self.audience.is_empty() && self.rare.as_deref().is_none_or(holds_nothing)
     }
@@ -496,5 +496,31 @@ impl SignedInHomes {
 fn remove(connections: &mut Vec<ConnectionId>, connection: ConnectionId) {
     if let Some(at) = connections.iter().position(|held| *held == connection) {
         connections.swap_remove(at);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::Data;
+
+    #[test]
+    fn a_cache_that_is_full_costs_no_second_look() {
+        let mut homes = ChannelHomes::new();
+        let (app, channel) = (AppKey::from("a"), ChannelName::from("cache-c"));
+        let bytes_max = CACHED_OVERHEAD_BYTES + 20;
+        let cache = |homes: &mut ChannelHomes, data: &'static str, until_ms| {
+            homes.cache(&app, &channel, &Event::new("e", Data::Encoded(data.into()), 1), until_ms, bytes_max)
+        };
+        assert!(cache(&mut homes, "\"1\"", 100));
+        assert_eq!(homes.cached_bytes, CACHED_OVERHEAD_BYTES + 11);
+        for at_ms in 0..10 {
+            assert!(!cache(&mut homes, "\"too much for it\"", 100 + at_ms));
+            assert_eq!(homes.cached_bytes, 0);
+            assert!(!cache(&mut homes, "\"1\"", 100 + at_ms), "a look is due already");
+        }
+        assert!(!cache(&mut homes, "\"too much for it\"", 120));
+        assert_eq!(homes.end_cache(&app, &channel, 100), None);
+        assert!(homes.is_empty() && homes.cached_bytes == 0);
     }
 }

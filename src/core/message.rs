@@ -61,6 +61,17 @@ impl Target {
     }
 }
 
+/// How a subscription ended, which decides when the others are told that a member has left.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Leaving {
+    /// By a word of the client, or of a backend: at once.
+    Word,
+    /// The connection has gone: after the app's grace.
+    Broken,
+    /// The client comes and goes too often to be told of each time.
+    Flapping,
+}
+
 /// The words of a [`Message`], and of what a shard tells itself.
 #[derive(Debug)]
 pub(super) enum Letter {
@@ -92,8 +103,8 @@ pub(super) enum Letter {
     Join { who: Subscriber, command: u32, app: AppKey, channel: ChannelName, member: Option<Member> },
     /// Back to the connection.
     Joined { who: Subscriber, command: u32, app: AppKey, joined: Result<Joined, (ChannelName, Rejection)> },
-    /// To a channel's home: one subscription less. `broken`: the connection has gone without a word.
-    Leave { who: Subscriber, app: AppKey, channel: ChannelName, broken: bool },
+    /// To a channel's home: one subscription less.
+    Leave { who: Subscriber, app: AppKey, channel: ChannelName, how: Leaving },
     /// To a channel's home. With a ticket, the subscribers that it is for are counted.
     Publish { app: AppKey, channel: ChannelName, event: Event, target: Target, ticket: Option<Ticket> },
     /// To every home: publish to each channel of the app whose name the pattern finds.

@@ -52,7 +52,7 @@ use audience::{Audience, Delivery};
 use channel::own_channel;
 use connection::{Pending, Subscription};
 use home::{ChannelHome, ChannelHomes, SignedInHomes, UserHomes};
-use message::{Letter, Subscriber};
+use message::{Leaving, Letter, Subscriber};
 use request::{Part, Requests};
 use roster::Due;
 use timers::Wheel;
@@ -335,21 +335,21 @@ impl Core {
     /// to be sent; `None` if it had gone already.
     pub fn disconnect(&mut self, slot: u32, reason: CloseReason) -> Option<Outbox> {
         let mut connection = self.connections.try_remove(slot as usize)?;
-        let broken = reason != CloseReason::Terminated;
+        let how = if reason == CloseReason::Terminated { Leaving::Word } else { Leaving::Broken };
         let (app, who) = (connection.permit.app().clone(), connection.subscriber());
         for subscription in &connection.subscriptions {
             let channel = self.leave_audience(*subscription);
-            self.send_leave(&who, &app, channel, broken);
+            self.send_leave(&who, &app, channel, how);
         }
         match connection.pending.take().map(|pending| *pending) {
             Some(Pending::Subscribe { joined, .. }) => {
                 for joined in joined {
-                    self.send_leave(&who, &app, joined.channel, broken);
+                    self.send_leave(&who, &app, joined.channel, how);
                 }
             }
             Some(Pending::SignIn { signed_in, joined, .. }) => {
                 if joined {
-                    self.send_leave(&who, &app, own_channel(&signed_in.user), broken);
+                    self.send_leave(&who, &app, own_channel(&signed_in.user), how);
                 }
                 self.sign_out(connection.id, &app, signed_in);
             }
@@ -475,14 +475,17 @@ impl Core {
     }
 
     /// Ends a subscription, at once. Returns whether there was one.
-    pub fn unsubscribe(&mut self, slot: u32, channel: &ChannelName) -> bool {
+    ///
+    /// Of one that `flaps`, members learn only if it stays away: what one client does over and over must not be told to
+    /// everybody over and over.
+    pub fn unsubscribe(&mut self, slot: u32, channel: &ChannelName, flaps: bool) -> bool {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
         let key = (connection.permit.app().clone(), channel.clone());
         let Some(audience) = self.audience_of.get(&key).copied() else { return false };
         let Some(at) = connection.subscriptions.iter().position(|held| held.audience == audience) else {
             return false;
         };
-        self.end_subscriptions(slot, |index, _| index == at);
+        self.end_subscriptions(slot, |index, _| index == at, if flaps { Leaving::Flapping } else { Leaving::Word });
         self.settle();
         true
     }
@@ -851,10 +854,10 @@ impl Core {
                 if !self.receive_joined(who.session.id, command, joined)
                     && let Some(channel) = channel
                 {
-                    self.send_leave(&who, &app, channel, true);
+                    self.send_leave(&who, &app, channel, Leaving::Broken);
                 }
             }
-            Letter::Leave { who, app, channel, broken } => self.leave_here(&who, &app, &channel, broken),
+            Letter::Leave { who, app, channel, how } => self.leave_here(&who, &app, &channel, how),
             Letter::Publish { app, channel, event, target, ticket } => {
                 self.repay(event.weight());
                 self.publish_here(&app, &channel, event, target, ticket);
@@ -976,7 +979,7 @@ impl Core {
         let outcome = match refused {
             Some(rejection) => {
                 for joined in joined {
-                    self.send_leave(&who, &app, joined.channel, false);
+                    self.send_leave(&who, &app, joined.channel, Leaving::Word);
                 }
                 Outcome::Refused(self.rejected(rejection))
             }
@@ -1134,7 +1137,7 @@ impl Core {
     }
 
     /// Ends those subscriptions of a connection that `which(index, channel)` picks.
-    fn end_subscriptions(&mut self, slot: u32, which: impl Fn(usize, &ChannelName) -> bool) {
+    fn end_subscriptions(&mut self, slot: u32, which: impl Fn(usize, &ChannelName) -> bool, how: Leaving) {
         let audiences = &self.audiences;
         let connection = &mut self.connections[slot as usize];
         let mut index = 0;
@@ -1157,7 +1160,7 @@ impl Core {
         let (app, who) = (connection.permit.app().clone(), connection.subscriber());
         for subscription in ended {
             let channel = self.leave_audience(subscription);
-            self.send_leave(&who, &app, channel, false);
+            self.send_leave(&who, &app, channel, how);
         }
     }
 
@@ -1172,9 +1175,9 @@ impl Core {
         channel
     }
 
-    fn send_leave(&mut self, who: &Subscriber, app: &AppKey, channel: ChannelName, broken: bool) {
+    fn send_leave(&mut self, who: &Subscriber, app: &AppKey, channel: ChannelName, how: Leaving) {
         let home = self.channel_home(app, &channel);
-        self.send(home, Letter::Leave { who: who.clone(), app: app.clone(), channel, broken });
+        self.send(home, Letter::Leave { who: who.clone(), app: app.clone(), channel, how });
     }
 
     fn tidy(&mut self, index: u32) {
@@ -1221,7 +1224,7 @@ impl Core {
                 {
                     *refused = Some(Rejection::NotPermitted);
                 }
-                self.end_subscriptions(slot, |_, channel| !permissions.cover(channel.as_str()));
+                self.end_subscriptions(slot, |_, channel| !permissions.cover(channel.as_str()), Leaving::Word);
             }
         }
         Ok(())

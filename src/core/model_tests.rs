@@ -85,7 +85,11 @@ enum Command {
         person: &'static str,
         is_large: bool,
     },
-    Unsubscribe(String),
+    /// `flaps`: for the so-manieth time.
+    Unsubscribe {
+        channel: String,
+        flaps: bool,
+    },
     SignIn {
         person: &'static str,
         watched: Vec<&'static str>,
@@ -337,7 +341,11 @@ impl World {
     }
 
     fn unsubscribe(&mut self, who: usize, channel: &str) {
-        self.command(who, Command::Unsubscribe(channel.into()));
+        self.command(who, Command::Unsubscribe { channel: channel.into(), flaps: false });
+    }
+
+    fn flap(&mut self, who: usize, channel: &str) {
+        self.command(who, Command::Unsubscribe { channel: channel.into(), flaps: true });
     }
 
     fn sign_in(&mut self, who: usize, person: &'static str, watched: &[&'static str]) {
@@ -377,9 +385,10 @@ impl World {
                         Err(_) => self.reply(who, "!\n".into()),
                     }
                 }
-                Command::Unsubscribe(channel) => {
+                Command::Unsubscribe { channel, flaps } => {
+                    self.homes.broken = flaps;
                     let (_, core, slot) = self.at(who);
-                    let left = core.unsubscribe(slot, &channel.as_str().into());
+                    let left = core.unsubscribe(slot, &channel.as_str().into(), flaps);
                     assert_eq!(left, self.clients[who].subscriptions.contains(&channel));
                     if left {
                         self.left(who, channel);
@@ -621,7 +630,7 @@ impl World {
     fn deliver(&mut self, from: usize, to: usize) -> bool {
         let Some(message) = self.mail.get_mut(&(from, to)).and_then(VecDeque::pop_front) else { return false };
         match &message.0 {
-            Letter::Leave { broken, .. } => self.homes.broken = *broken,
+            Letter::Leave { how, .. } => self.homes.broken = *how != Leaving::Word,
             Letter::Publish { app, channel, event, .. } => {
                 self.arrives(app.as_str(), channel.as_str(), number(event));
             }

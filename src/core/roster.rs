@@ -11,7 +11,7 @@ use super::connection::{Cached, Joined};
 use super::event::{About, Event, Member, Notice};
 use super::home::ChannelHome;
 use super::id::{AppKey, ChannelName, ShardIndex, UserId};
-use super::message::{Letter, Subscriber, Target};
+use super::message::{Leaving, Letter, Subscriber, Target};
 use super::observation::{Observation, Observed, SessionName};
 use super::rejection::Rejection;
 use super::request::{Answer, ChannelInfo, Part, Ticket, Which};
@@ -19,6 +19,8 @@ use super::{Core, Effect, Frames};
 
 /// Up to so many subscribers are told of each change of their number at once; few under test.
 pub(super) const COUNT_AT_ONCE_MAX: u64 = if cfg!(test) { 2 } else { 100 };
+/// How long a member that comes and goes too often stays before the others are told.
+const FLAPPING_GRACE_MS: u64 = 1_000;
 /// More of them are told so often.
 pub(super) const COUNT_EVERY_MS: u64 = 5_000;
 
@@ -116,9 +118,14 @@ impl Core {
     }
 
     /// A subscription to a channel that is at home here has ended.
-    pub(super) fn leave_here(&mut self, who: &Subscriber, app: &AppKey, channel: &ChannelName, broken: bool) {
+    pub(super) fn leave_here(&mut self, who: &Subscriber, app: &AppKey, channel: &ChannelName, how: Leaving) {
         let grace_ms = self.settings.app(app).presence_grace.as_millis() as u64;
-        let leaves_ms = (broken && grace_ms > 0).then_some(self.now_ms + grace_ms);
+        let grace_ms = match how {
+            Leaving::Word => 0,
+            Leaving::Broken => grace_ms,
+            Leaving::Flapping => grace_ms.max(FLAPPING_GRACE_MS),
+        };
+        let leaves_ms = (grace_ms > 0).then_some(self.now_ms + grace_ms);
         let left = self.channels.leave(app, channel, who, leaves_ms);
         self.observe(app, channel, || Observed::Left(who.session.clone()));
         if let (Some(user), Some(at_ms)) = (left.missing, leaves_ms) {

@@ -21,8 +21,10 @@ use super::settings::Settings;
 
 /// Instructions between two looks at the clock.
 const INSTRUCTIONS: u32 = 1_000;
-/// What loading may take beyond its time, which a single function of the interpreter can overrun.
-const LOAD_PATIENCE: Duration = Duration::from_secs(2);
+/// What loading or a call may take beyond its time, which a single function of the interpreter can overrun.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How often it is looked at whether another script has ended.
+const ENDING_STEP: Duration = Duration::from_millis(10);
 /// At most one log line about failed calls in this time.
 const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -65,8 +67,8 @@ pub(super) struct Script {
 }
 
 enum Call {
-    /// Another script's thread has to end first.
-    After(JoinHandle<()>),
+    /// Another script's thread has to end first, or to have been in one call for so long that it never will.
+    After(JoinHandle<()>, Duration),
     Trigger(Arc<str>, Arc<Happening>),
 }
 
@@ -85,7 +87,7 @@ impl Script {
             host.serve(&waiting, &tally_there);
         });
         let thread = thread.map_err(|error| format!("{}: {error}", source.path))?;
-        let loading = is_loaded.recv_timeout(source.time.saturating_add(LOAD_PATIENCE));
+        let loading = is_loaded.recv_timeout(source.time.saturating_add(PATIENCE));
         loading.unwrap_or_else(|_| Err(format!("{}: it does not come to its end", source.path)))?;
         Ok(Self { source, tally, calls, thread: Mutex::new(Some(thread)) })
     }
@@ -94,7 +96,8 @@ impl Script {
     /// first [`push`](Self::push).
     pub(super) fn follow(&self, old: &Script) {
         if let Some(thread) = old.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = self.calls.try_send(Call::After(thread)); // nothing is in there yet
+            let patience = old.source.time.saturating_add(PATIENCE);
+            let _ = self.calls.try_send(Call::After(thread, patience)); // nothing is in there yet
         }
     }
 
@@ -111,6 +114,21 @@ impl Script {
 }
 
 impl Tally {
+    /// Waits until the only script that is called has ended; not if one call takes longer than `patience`.
+    fn ends(&self, thread: &JoinHandle<()>, patience: Duration) -> bool {
+        let calls = || self.delivered.load(Ordering::Relaxed) + self.failed.load(Ordering::Relaxed);
+        let (mut seen, mut since) = (calls(), Instant::now());
+        while !thread.is_finished() {
+            std::thread::sleep(ENDING_STEP);
+            if seen != calls() {
+                (seen, since) = (calls(), Instant::now());
+            } else if since.elapsed() >= patience {
+                return false;
+            }
+        }
+        true
+    }
+
     fn leave(&self, weight: usize) {
         self.queued.fetch_sub(1, Ordering::Relaxed);
         self.queued_bytes.fetch_sub(weight, Ordering::Relaxed);
@@ -145,8 +163,11 @@ impl Host {
         let mut logged: Option<Instant> = None;
         while let Ok(call) = calls.recv() {
             let (app_id, happening) = match call {
-                Call::After(thread) => {
-                    let _ = thread.join(); // however it ended
+                Call::After(thread, patience) => {
+                    if !tally.ends(&thread, patience) {
+                        let script = &self.path;
+                        tracing::error!(script, "the Lua hook before this one hangs in a call; it is left behind");
+                    }
                     continue;
                 }
                 Call::Trigger(app_id, happening) => (app_id, happening),
@@ -209,8 +230,8 @@ impl Clock {
     }
 }
 
-/// No hook of instructions is called in a finalizer, nor in the message handler of an error that such a hook raised: so
-/// there are none of the former, and the latter run after the error.
+/// No hook of instructions is called in a finalizer, in what closes a variable, nor in the message handler of an error, if
+/// such a hook raised it: so there are none of the former two, and the latter run after the error.
 const PRELUDE: &str = r#"
 local pcall, setmetatable, rawget, type, error = pcall, setmetatable, rawget, type, error
 local pack, unpack, select = table.pack, table.unpack, select
@@ -220,8 +241,9 @@ function _G.xpcall(code, handler, ...)
     return false, select(2, pcall(handler, results[2]))
 end
 function _G.setmetatable(object, metatable)
-    if type(metatable) == "table" and rawget(metatable, "__gc") ~= nil then
-        error("finalizers (__gc) are not available", 2)
+    if type(metatable) == "table" then
+        if rawget(metatable, "__gc") ~= nil then error("finalizers (__gc) are not available", 2) end
+        if rawget(metatable, "__close") ~= nil then error("closing (__close) is not available", 2) end
     end
     return setmetatable(object, metatable)
 end
@@ -253,7 +275,7 @@ fn furnish(lua: &Lua, path: &str) -> mlua::Result<()> {
     let json = lua.create_table()?;
     json.set("decode", decode)?;
     globals.set("json", json)?;
-    lua.load(PRELUDE).exec()
+    lua.load(PRELUDE).set_name("=hydrant").exec()
 }
 
 /// JSON as Lua values: `null` is `nil`, arrays begin at 1, and integers beyond 64 bits are floats.
@@ -303,7 +325,7 @@ mod tests {
     use tempfile::NamedTempFile;
 
     /// For what the processor has to get done: generous, for it may have much else to do.
-    const PATIENCE: Duration = Duration::from_secs(30);
+    const DONE_BY: Duration = Duration::from_secs(30);
 
     fn file(text: &str) -> NamedTempFile {
         let mut file = NamedTempFile::new().unwrap();
@@ -312,7 +334,7 @@ mod tests {
     }
 
     fn settings() -> Settings {
-        let (lua_memory_bytes_max, lua_time) = (1 << 20, PATIENCE);
+        let (lua_memory_bytes_max, lua_time) = (1 << 20, DONE_BY);
         Settings { lua_memory_bytes_max, lua_time, queue_max: 10, ..Settings::default() }
     }
 
@@ -338,7 +360,7 @@ mod tests {
         script.push(&"id".into(), event(data), 1 << 20);
         let began = Instant::now();
         while script.tally.queued.load(Ordering::Acquire) > 0 {
-            assert!(began.elapsed() < PATIENCE);
+            assert!(began.elapsed() < DONE_BY);
             std::thread::yield_now();
         }
         let error = script.tally.last_error.lock().unwrap().take().map(|(_, error)| error.to_string());
@@ -410,7 +432,7 @@ mod tests {
                 coroutine = function() coroutine.wrap(spin)() end,
                 coroutines = function() while true do coroutine.resume(coroutine.create(spin)) end end,
                 collected = function() while true do setmetatable({}, {__gc = spin}) end end,
-                closed = function() local x <close> = setmetatable({}, {__close = spin}) spin() end,
+                closed = function() local x <close> = setmetatable({}, {__close = spin}) while true do end end,
                 nothing = function() end,
             }
             function OnTrigger(type, app, channel, session, message) ways[json.decode(message).data]() end"##,
@@ -418,7 +440,8 @@ mod tests {
         )
         .unwrap();
         assert!(call(&script, r#""collected""#).unwrap().ends_with(": finalizers (__gc) are not available"));
-        for way in [r#""loop""#, r#""caught""#, r#""handled""#, r#""coroutine""#, r#""coroutines""#, r#""closed""#] {
+        assert!(call(&script, r#""closed""#).unwrap().ends_with(": closing (__close) is not available"));
+        for way in [r#""loop""#, r#""caught""#, r#""handled""#, r#""coroutine""#, r#""coroutines""#] {
             let error = call(&script, way).unwrap();
             assert!(error.contains("stopped after 20 ms"), "{way}: {error}");
             assert_eq!(call(&script, r#""nothing""#), None, "after {way}");
@@ -455,6 +478,24 @@ mod tests {
     }
 
     #[test]
+    fn a_script_that_hangs_does_not_hold_up_the_one_that_follows() {
+        // in one function of the interpreter, for some seconds
+        let old = start("function OnTrigger() string.rep('', 500000000) end", &settings()).unwrap();
+        let source = Source { text: "function OnTrigger() error('new') end".into(), ..old.source.clone() };
+        let new = Script::start(source, old.tally.clone()).unwrap();
+        old.push(&"id".into(), event("1"), 1 << 20);
+        let thread = old.thread.lock().unwrap().take().unwrap();
+        new.calls.try_send(Call::After(thread, Duration::from_millis(50))).unwrap();
+        new.push(&"id".into(), event("1"), 1 << 20);
+        let began = Instant::now();
+        while new.tally.failed.load(Ordering::Relaxed) == 0 {
+            assert!(began.elapsed() < DONE_BY);
+            std::thread::yield_now();
+        }
+        assert_eq!(new.tally.delivered.load(Ordering::Relaxed), 0, "the old one still hangs");
+    }
+
+    #[test]
     fn a_script_that_follows_begins_when_the_other_is_through() {
         let limits = Settings { lua_time: Duration::from_millis(20), ..settings() };
         let old = start("function OnTrigger() while true do end end", &limits).unwrap();
@@ -468,7 +509,7 @@ mod tests {
         drop(old);
         let began = Instant::now();
         while new.tally.queued.load(Ordering::Acquire) > 0 {
-            assert!(began.elapsed() < PATIENCE);
+            assert!(began.elapsed() < DONE_BY);
             std::thread::yield_now();
         }
         assert_eq!(new.tally.failed.load(Ordering::Relaxed), 4);

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reqwest::Url;
 
+use crate::config::SecretUrl;
 use crate::core::{AppKey, Observed};
 
 /// How hooks are told, and what is kept for those that do not listen.
@@ -119,11 +120,7 @@ impl fmt::Debug for Endpoint {
 
 /// The URL without what may be secret in it: user, password and query.
 pub fn masked(url: &str) -> String {
-    let (url, query) = url.split_once('?').map_or((url, ""), |(url, _)| (url, "?***"));
-    match (url.split_once("://"), url.rsplit_once('@')) {
-        (Some((scheme, _)), Some((_, host))) => format!("{scheme}://***@{host}{query}"),
-        _ => format!("{url}{query}"),
-    }
+    SecretUrl::new(url).to_string()
 }
 
 /// In whose words an endpoint is told.
@@ -281,6 +278,7 @@ mod tests {
             ("http://host/path", "http://host/path"),
             ("https://u:hunter2@host:8443/a?key=hunter2", "https://***@host:8443/a?***"),
             ("https://u:hun@ter2@host/", "https://***@host/"),
+            ("https://u:hun?ter2@host/", "https://***@host/"),
             ("lua:///etc/hook.lua", "lua:///etc/hook.lua"),
         ] {
             assert_eq!(masked(url), shown);

@@ -1,7 +1,7 @@
 //! Apps as the Pusher and Push1ST doors know them: found by key or id, each with its secrets and options.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use hyper::header::{self, HeaderMap};
 
@@ -31,6 +31,8 @@ pub struct App {
     pub access: AccessKey,
     /// How much it has taken of what it may take; outlives a change of the options.
     pub(super) rates: Arc<Rates>,
+    /// What it has become in the configuration that came after its own.
+    next: OnceLock<Arc<App>>,
 }
 
 /// What an app has taken on this node.
@@ -53,11 +55,21 @@ impl Apps {
                 rates: before.by_key(&options.key).map(|app| app.rates.clone()).unwrap_or_default(),
                 options: options.clone(),
                 key: key.clone(),
+                next: OnceLock::new(),
             });
             all.by_id.insert(options.id.as_str().into(), app.clone());
             all.by_key.insert(key, app);
         }
         all
+    }
+
+    /// Puts the apps `after` these into force for whoever holds one of these: see [`App::renew`]. To be called once.
+    pub fn replaced_by(&self, after: &Apps) {
+        for (key, app) in &self.by_key {
+            if let Some(next) = after.by_key.get(key).filter(|next| !Arc::ptr_eq(next, app)) {
+                let _ = app.next.set(next.clone()); // the first counts
+            }
+        }
     }
 
     /// The app of a key, enabled or not.
@@ -72,6 +84,13 @@ impl Apps {
 }
 
 impl App {
+    /// Goes on to what the app is in the configuration in force. One that is in it no more stays as it was.
+    pub fn renew(app: &mut Arc<App>) {
+        while let Some(next) = app.next.get().cloned() {
+            *app = next;
+        }
+    }
+
     /// Whether a page may open sockets: any page, unless the app names origins. What is no browser sends no `Origin`,
     /// and is not kept out by a header that it could make up.
     pub fn allows_origin(&self, headers: &HeaderMap) -> bool {
@@ -111,6 +130,29 @@ fn kind_of(access: Access) -> Option<ChannelKind> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_holds_an_app_goes_on_to_what_it_becomes() {
+        let apps = |secret: Option<&str>, before: &Apps| {
+            let secret = secret.map(config::Secret::new);
+            let app = config::App { key: "k".into(), secret: secret.clone(), ..config::App::blank() };
+            Apps::new(&secret.map(|_| app).into_iter().collect::<Vec<_>>(), before)
+        };
+        let one = apps(Some("one"), &Apps::default());
+        let mut held = one.by_key("k").unwrap().clone();
+        let two = apps(Some("two"), &one);
+        App::renew(&mut held);
+        assert!(Arc::ptr_eq(&held, one.by_key("k").unwrap()), "not in force yet");
+        one.replaced_by(&two);
+        let three = apps(Some("three"), &two);
+        two.replaced_by(&three);
+        App::renew(&mut held);
+        assert!(Arc::ptr_eq(&held, three.by_key("k").unwrap()));
+        assert!(Arc::ptr_eq(&held.rates, &one.by_key("k").unwrap().rates));
+        three.replaced_by(&apps(None, &three));
+        App::renew(&mut held);
+        assert!(Arc::ptr_eq(&held, three.by_key("k").unwrap()), "it is removed");
+    }
 
     #[test]
     fn origins() {

@@ -120,7 +120,14 @@ pub enum Step {
     /// Subscribe to all of these or to none; then [`Session::done`].
     Subscribe(Vec<Grant>),
     /// End a subscription, if there is one, and answer, if there are words.
-    Unsubscribe(ChannelName, Option<String>),
+    Unsubscribe {
+        /// Of that channel.
+        channel: ChannelName,
+        /// The answer.
+        words: Option<String>,
+        /// The client does it too often for the channel's members to be told each time.
+        flaps: bool,
+    },
     /// Publish; then [`Session::done`], if that is refused.
     Publish {
         /// Where to; the connection must be subscribed.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use tokio::time::Instant;
 
 use super::listener::{Listener, Trust};
 use super::stream::Stream;
-use super::{Running, Shard};
+use super::{Running, Shard, Shared};
+use crate::core::Settings;
 use crate::credential::constant_time_eq;
 
 /// A response; bodies here are short and complete.
@@ -39,6 +40,9 @@ pub struct Exchange {
     /// Where the request is.
     pub shard: Rc<Shard>,
     pub(super) seat: Rc<Seat>,
+    pub(super) visitor: Rc<Visitor>,
+    /// The settings in force when the request came.
+    pub(super) settings: Arc<Settings>,
 }
 
 /// Why a body was not read.
@@ -168,22 +172,25 @@ impl Drop for Seat {
 }
 
 /// Counts a socket that is not a client connection.
-struct Visitor<'a>([&'a AtomicUsize; 2]);
+pub(super) struct Visitor {
+    shared: Arc<Shared>,
+    listener: Arc<Listener>,
+}
 
-impl<'a> Visitor<'a> {
+impl Visitor {
     /// One more on the node and on its listener; none if that has as many as it may have.
-    fn enter(node: &'a AtomicUsize, listener: &'a AtomicUsize, max: usize) -> Option<Self> {
-        let visitor = Self([node, listener]);
-        node.fetch_add(1, Ordering::Relaxed);
-        (listener.fetch_add(1, Ordering::Relaxed) < max).then_some(visitor)
+    fn enter(shared: Arc<Shared>, listener: Arc<Listener>, max: usize) -> Option<Self> {
+        shared.http_connections.fetch_add(1, Ordering::Relaxed);
+        let is_admitted = listener.visitors.fetch_add(1, Ordering::Relaxed) < max;
+        let visitor = Self { shared, listener };
+        is_admitted.then_some(visitor)
     }
 }
 
-impl Drop for Visitor<'_> {
+impl Drop for Visitor {
     fn drop(&mut self) {
-        for count in self.0 {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
+        self.shared.http_connections.fetch_sub(1, Ordering::Relaxed);
+        self.listener.visitors.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -194,7 +201,7 @@ pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
     let limits = &settings.limits;
     let (listener, seat) = (seat.listener.clone(), Rc::new(seat));
     let max = limits.http_connections_max;
-    let Some(_visitor) = Visitor::enter(&shared.http_connections, &listener.visitors, max) else {
+    let Some(visitor) = Visitor::enter(shared.clone(), listener.clone(), max).map(Rc::new) else {
         shard.core.borrow_mut().stats_mut().http_connections_refused += 1;
         return;
     };
@@ -203,13 +210,14 @@ pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
     let keep_alive = limits.keep_alive_timeout;
     let (due_of_service, shard_of_service) = (due.clone(), shard.clone());
     let service = service_fn(move |request| {
-        let (due, shard, listener, seat) =
-            (due_of_service.clone(), shard_of_service.clone(), seat.listener.clone(), seat.clone());
+        let (due, shard, seat, visitor) =
+            (due_of_service.clone(), shard_of_service.clone(), seat.clone(), visitor.clone());
+        let listener = seat.listener.clone();
         async move {
             let _running = Running::new(shard.clone());
             due.began.set(true);
             due.at.set(None);
-            let response = unless_panics(respond(shard.clone(), &listener, seat, peer, request)).await;
+            let response = unless_panics(respond(shard.clone(), (seat, visitor), peer, request)).await;
             let mut response = response.unwrap_or_else(|| internal_error(&shard));
             if !listener.stays_open && *shard.shared.draining.borrow() {
                 response.headers_mut().entry(header::CONNECTION).or_insert(HeaderValue::from_static("close"));
@@ -291,11 +299,11 @@ impl Due {
 
 async fn respond(
     shard: Rc<Shard>,
-    listener: &Listener,
-    seat: Rc<Seat>,
+    (seat, visitor): (Rc<Seat>, Rc<Visitor>),
     peer: Option<IpAddr>,
     request: hyper::Request<Incoming>,
 ) -> Response {
+    let listener = &*seat.listener.clone();
     let client = listener.client(peer, request.headers());
     if let Err(words) = check_trust(listener, client, &request) {
         return text(StatusCode::FORBIDDEN, words);
@@ -304,9 +312,9 @@ async fn respond(
         return not_found();
     };
     let path = path.to_owned();
-    let doors = shard.doors.borrow().clone();
+    let (doors, settings) = (shard.doors.borrow().clone(), shard.settings());
     match doors[listener.index].iter().find(|door| door.owns(&path)) {
-        Some(door) => door.answer(Exchange { request, path, client, shard, seat }).await,
+        Some(door) => door.answer(Exchange { request, path, client, shard, seat, visitor, settings }).await,
         None => not_found(),
     }
 }

@@ -48,6 +48,12 @@ impl FrontDoor for Door {
                 "/panics" => text(StatusCode::OK, shard.core.borrow().stats().panics.to_string()),
                 "/shard" => text(StatusCode::OK, shard.index.to_string()),
                 path => {
+                    if path == "/overtaken" {
+                        // by a reload, between what the door decided and what the core is told
+                        let settings = Arc::new(Settings::clone(&shard.settings()));
+                        let reload = Mail::Reload(settings, shard.doors.borrow().clone());
+                        assert!(shard.mailboxes[usize::from(shard.index)].send(reload).is_ok());
+                    }
                     let (app, user) = (AppKey::from("app"), UserId::from("user"));
                     let (permissions, session) = (Permissions::default(), None);
                     let welcome = Welcome { app, user, permissions, dialect: 0, session, must_authorize: false };
@@ -220,6 +226,16 @@ fn get(stream: &mut Box<dyn Stream>, path: &str) -> (String, String) {
     let mut body = vec![0; length.trim().parse().unwrap()];
     reader.read_exact(&mut body).unwrap();
     (lines[0].trim().to_owned(), String::from_utf8(body).unwrap())
+}
+
+#[test]
+fn a_handshake_that_a_reload_overtakes_is_asked_again() {
+    let shards = Shards::start(1, &Address::Tcp("127.0.0.1:0".parse().unwrap()));
+    let refused = tungstenite::client("ws://localhost/overtaken", shards.connect()).err().unwrap();
+    assert!(refused.to_string().contains("403"), "{refused}");
+    assert_eq!(shards.shared.node.admission.total(), 0);
+    echo(&mut shards.client());
+    shards.stop();
 }
 
 fn echo(client: &mut WebSocket<Box<dyn Stream>>) {

@@ -31,7 +31,9 @@ function authorize({ socket_id, channel_name, user }) {
     if (channel_name.includes("not-allowed")) return null;
     const signer = channel_name.includes("forged") ? forger : sdk;
     const user_id = /^\d+$/.test(user) ? Number(user) : user;
-    const member = channel_name.startsWith("presence-") ? { user_id, user_info: { name: user } } : undefined;
+    // whoever is signed in needs no other identity
+    const isNamed = channel_name.startsWith("presence-") && !channel_name.includes("signed-in");
+    const member = isNamed ? { user_id, user_info: { name: user } } : undefined;
     return signer.authorizeChannel(socket_id, channel_name, member);
 }
 

@@ -13,12 +13,14 @@ const FLAGS = [
     "--disable-component-update", "--disable-sync", "--disable-breakpad", "--disable-dev-shm-usage",
 ];
 
-const html = (body) => ({ type: "text/html", text: `<!doctype html><meta charset="utf-8"><title>Hydrant</title>${body}` });
 const script = (path) => () => ({ type: "text/javascript", text: readFileSync(path, "utf8") });
 const here = (name) => new URL(name, import.meta.url);
 const config = JSON.stringify({ host, port: Number(port), key: app.key });
-const page = (module) => () =>
-    html(`<script src="/pusher.js"></script><script>const config = ${config};</script><script type="module" src="/${module}"></script>`);
+const page = (module) => () => ({
+    type: "text/html",
+    text: `<!doctype html><meta charset="utf-8"><title>Hydrant</title><script src="/pusher.js"></script>
+        <script>const config = ${config};</script><script type="module" src="/${module}"></script>`,
+});
 
 const profile = mkdtempSync(join(tmpdir(), "chromium-"));
 let chromium;

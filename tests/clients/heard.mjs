@@ -68,7 +68,7 @@ export function listen(heard, who, client) {
     client.connection.bind("state_change", ({ current }) => heard.put(who, null, current, client.connection.socket_id));
     client.connection.bind("error", (error) => heard.put(who, null, "error", error));
     client.user.bind_global((event, data) => heard.put(who, "the user", event, data));
-    client.user.watchlist.bind_global((event, data) => heard.put(who, "the watchlist", event, data.user_ids));
+    client.user.watchlist.bind_global((event, data) => heard.put(who, "the watchlist", event, data.user_ids.sort()));
 }
 
 export const SUCCEEDED = "pusher:subscription_succeeded";

@@ -89,7 +89,7 @@ const steps = {
     },
 
     "an app for pages of another site": async () => {
-        clients.guest = new Pusher("only-for-another-site", options("guest"));
+        clients.guest = new Pusher("for-another-site", options("guest"));
         listen(heard, "guest", clients.guest);
         const { data } = await heard.take("guest", null, "error");
         same((data.error ?? data).data.code, 4009);

@@ -99,7 +99,7 @@ const came = await play(console.log, {
     },
 
     "refused by the server: signatures that are none": async () => {
-        const kinds = ["private-", "private-cache-", "private-encrypted-", "private-encrypted-cache-", "presence-", "presence-cache-"];
+        const kinds = ["private-", "private-encrypted-", "presence-"].flatMap((kind) => [kind, `${kind}cache-`]);
         for (const kind of kinds) {
             const { event, data } = await subscribe(heard, "alice", clients.alice, `${kind}forged`);
             assert.deepEqual([event, data.type, data.status], [FAILED, "AuthError", 401], kind);
@@ -111,12 +111,13 @@ const came = await play(console.log, {
     "encrypted channels": async () => {
         for (const name of ["private-encrypted-x", "private-encrypted-cache-x"]) {
             await join("alice", name);
-            const wire = new Promise((resolve) => {
-                clients.alice.connection.bind("message", (message) => message.channel === name && resolve(message.data));
+            clients.alice.connection.bind("message", ({ channel, event, data }) => {
+                if (channel === name && event === "sealed") heard.put("alice", name, "on the wire", data);
             });
             await sdk.trigger(name, "sealed", DATA);
             await hears("alice", name, "sealed", DATA);
-            assert.deepEqual(Object.keys(await wire).sort(), ["ciphertext", "nonce"]);
+            const { data } = await heard.take("alice", name, "on the wire");
+            assert.deepEqual(Object.keys(data).sort(), ["ciphertext", "nonce"]);
         }
     },
 
@@ -224,6 +225,13 @@ const came = await play(console.log, {
         await hears("alice's other tab", "the user", "letter", DATA);
     },
 
+    "presence: whoever is signed in is a member by that": async () => {
+        const { channel, data } = await join("alice", "presence-signed-in");
+        assert.deepEqual(data, ["alice"]);
+        assert.deepEqual(channel.members.me, { id: "alice", info: { name: "alice" } });
+        clients.alice.unsubscribe("presence-signed-in");
+    },
+
     "watchlist": async () => {
         clients.bob.signin();
         await hears("alice", "the watchlist", "online", ["bob"]);
@@ -260,15 +268,16 @@ const came = await play(console.log, {
         await hears("alice", "news", "one", { number: 1 });
         await hears("bob", "presence-room", "two", "text");
         await hears("alice", "private-encrypted-x", "three", DATA);
-        const counted = await answer(sdk.trigger(["news", "presence-room"], "four", {}, { info: "user_count,subscription_count" }));
-        assert.deepEqual(counted, {
+        const info = "user_count,subscription_count";
+        assert.deepEqual(await answer(sdk.trigger(["news", "presence-room"], "four", {}, { info })), {
             channels: { "news": { subscription_count: 1 }, "presence-room": { user_count: 1, subscription_count: 1 } },
         });
     },
 
     "socket_id: everybody but the sender's own connection": async () => {
-        await sdk.trigger("private-x", "not for alice", {}, { socket_id: clients.alice.connection.socket_id });
-        await sdk.triggerBatch([{ channel: "private-x", name: "nor this", data: {}, socket_id: clients.alice.connection.socket_id }]);
+        const { socket_id } = clients.alice.connection;
+        await sdk.trigger("private-x", "not for alice", {}, { socket_id });
+        await sdk.triggerBatch([{ channel: "private-x", name: "nor this", data: {}, socket_id }]);
         await sdk.trigger("private-x", "for all", {});
         for (const event of ["not for alice", "nor this", "for all"]) await hears("bob", "private-x", event, {});
         await hears("alice", "private-x", "for all", {});
@@ -296,7 +305,8 @@ const came = await play(console.log, {
         await assert.rejects(makeSdk({ key: "no-such-key" }).trigger("news", "no", {}), status(401));
         await assert.rejects(makeSdk({ appId: "0" }).trigger("news", "no", {}), status(404));
         await assert.rejects(sdk.trigger("news", "no", "x".repeat(10_241)), status(413));
-        await assert.rejects(sdk.triggerBatch(Array.from({ length: 11 }, () => ({ channel: "news", name: "no", data: "" }))), status(400));
+        const batch = Array.from({ length: 11 }, () => ({ channel: "news", name: "no", data: "" }));
+        await assert.rejects(sdk.triggerBatch(batch), status(400));
         await assert.rejects(sdk.get({ path: "/channels/news/users" }), status(400));
         await sdk.trigger("news", "yes", "x".repeat(10_240));
         await hears("alice", "news", "yes", "x".repeat(10_240));
@@ -308,6 +318,22 @@ const came = await play(console.log, {
         const { data } = await heard.take("nobody", null, "error");
         assert.equal((data.error ?? data).data.code, 4001);
         await heard.take("nobody", null, "disconnected");
+    },
+
+    "an app whose connections must be authorized": async () => {
+        const key = "for-the-authorized";
+        const elsewhere = makeSdk({ key });
+        const customHandler = ({ socketId, channelName }, done) => {
+            done(null, elsewhere.authorizeChannel(socketId, channelName));
+        };
+        await connect("member", "member", { key, channelAuthorization: { customHandler } });
+        await join("member", "private-x");
+        await connect("stranger", "stranger", { key });
+        await join("stranger", "news");
+        const { data } = await heard.take("stranger", null, "error");
+        assert.equal((data.error ?? data).data.code, 4009);
+        await heard.take("stranger", null, "disconnected");
+        assert.equal(clients.member.connection.state, "connected");
     },
 
     "asks after a silence whether the server is there": async () => {

@@ -107,8 +107,8 @@ def leaves():
     clients["bob"].unsubscribe("presence-room")
     same(heard.take("alice", "presence-room", LEFT), {"user_id": "bob"})
     same([heard.count(who, None, "error") for who in clients], [0, 0])
-    for client in clients.values():
-        client.disconnect()
+    # not waited for: its thread does not always notice that another one has closed its socket
+    clients["bob"].disconnect(timeout=0)
 
 
 play(connects, meets, hears, says, is_killed, is_stopped, leaves)

@@ -59,6 +59,7 @@ macro_rules! limits {
 limits! {
     header_bytes_max: headers
     http_connections_max: sockets_that_are_no_clients
+    http_connections_max_of_refused: sockets_that_are_refused
     outbox_bytes_max: one_outbox
     outbox_total_bytes_max: all_outboxes
     backlog_bytes_max: backlog
@@ -137,6 +138,24 @@ fn sockets_that_are_no_clients() {
         wire.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").is_ok() && http::response(wire, true).is_ok()
     });
     assert_idle(&mut client);
+}
+
+/// A handshake that is completed only to say no holds its socket for a moment longer.
+fn sockets_that_are_refused() {
+    let server = start(&[]);
+    let public = server.addresses.public;
+    eventually("the sockets of the start are gone", || metric(&server, "http_connections") == 1.0);
+    let mut wire = Wire::open(public).unwrap();
+    wire.write(
+        b"GET /app/nobody?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    )
+    .unwrap();
+    let response = http::response(wire, true).unwrap();
+    assert_eq!(response.status, 101);
+    assert_eq!(metric(&server, "http_connections"), 2.0);
+    drop(response);
+    eventually("it is gone", || metric(&server, "http_connections") == 1.0);
 }
 
 /// Sends a byte now and then, over and over, until the server has ended the connection.

@@ -191,6 +191,7 @@ transcripts! { pusher:
     hooks
     hooks_again
     hooks_cache_and_count
+    hooks_of_disabled_app
     hooks_reload
     idempotency
     idempotency_errors
@@ -309,6 +310,7 @@ transcripts! { push1st:
     raw_silence
     raw_size
     raw_socket
+    reload_raw
     signature_on_trusted
     signed
     signed_prefix

@@ -155,6 +155,23 @@ fn a_return_within_the_grace_is_silent() {
 }
 
 #[test]
+fn who_comes_and_goes_too_often_is_told_of_once_it_stays_away() {
+    let (mut world, channel, witness) = looked_on();
+    let who = world.guest(1);
+    world.join(who, "x", channel);
+    for _ in 0..3 {
+        world.flap(who, channel);
+        world.wait(GRACE_MS - 1);
+        world.join(who, "x", channel);
+    }
+    assert_eq!(world.heard_by(witness), ["+w", "added x"]);
+    world.flap(who, channel);
+    world.wait(GRACE_MS);
+    assert_eq!(world.heard_by(witness), ["+w", "added x", "removed x"]);
+    world.finish();
+}
+
+#[test]
 fn a_return_after_the_grace_is_told() {
     let (mut world, channel, witness) = looked_on();
     let first = world.guest(2);

@@ -152,7 +152,7 @@ impl GusherSession {
             return Step::Refuse(Rejection::NotPermitted, reply::event("gusher.unsubscribe_error", self.id, &data));
         }
         let text = reply::event("gusher.unsubscribe_succeeded", self.id, &data);
-        Step::Unsubscribe(ChannelName::from(channel), Some(text))
+        Step::Unsubscribe { channel: ChannelName::from(channel), words: Some(text), flaps: false }
     }
 
     fn remote_error(&self, remote: &str, uid: &str, payload: &str, why: &str) -> String {

@@ -177,13 +177,11 @@ async fn publish(app: &App, exchange: &Exchange, body: &Bytes, began: Instant) -
             target: target.clone(),
         })
         .collect();
-    let answer = match publications.is_empty() {
-        true => Answer::Done,
-        false => {
-            let asked = exchange.shard.ask(|core, request| core.publish_counted(request, &app.key, publications));
-            asked.await.map_err(reply::rejected)?
-        }
-    };
+    if publications.is_empty() {
+        return Ok(reply::ok("{}"));
+    }
+    let asked = exchange.shard.ask(|core, request| core.publish_counted(request, &app.key, publications));
+    let answer = asked.await.map_err(reply::rejected)?;
     let mut counts = if let Answer::PerChannel(counts) = answer { counts } else { Vec::new() };
     counts.sort();
     let counts: Vec<_> =

@@ -154,7 +154,7 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
 
 /// One raw socket.
 struct RawSession {
-    /// As it was when the client came.
+    /// As it was at the last push.
     app: Arc<App>,
     pushes: Rate,
 }
@@ -169,6 +169,7 @@ impl Session for RawSession {
     }
 
     fn text(&mut self, heard: Heard<'_>) -> Step {
+        App::renew(&mut self.app);
         self.push(&heard).unwrap_or_else(|fault| Step::Close(reply::violation(fault)))
     }
 

@@ -8,6 +8,9 @@ use bytes::Bytes;
 
 use crate::core::AppKey;
 
+/// Bytes of answers kept at most; beyond it the oldest are forgotten.
+const ANSWERS_BYTES_MAX: usize = if cfg!(test) { 1_000 } else { 64 << 20 };
+
 /// What was answered on this node. Shared between shards under a lock, which only requests that carry a key take.
 #[derive(Default, Debug)]
 pub struct Idempotency(Mutex<Kept>);
@@ -17,6 +20,8 @@ struct Kept {
     requests: HashMap<Key, Request>,
     /// Oldest first.
     ages: VecDeque<(u64, Key)>,
+    /// Bytes of all answers.
+    answers_bytes: usize,
 }
 
 type Key = (AppKey, Box<str>);
@@ -43,8 +48,8 @@ pub(super) enum Known {
 }
 
 impl Idempotency {
-    /// Looks a key up, and notes it if it is new. `fingerprint` tells requests apart. When `keys_max` are kept, the
-    /// oldest is forgotten before its time.
+    /// Looks a key up, and notes it if it is new. `fingerprint` tells requests apart. When `keys_max` are kept, or their
+    /// answers are too many bytes, the oldest is forgotten before its time.
     pub(super) fn begin(
         &self,
         app: &AppKey,
@@ -64,7 +69,7 @@ impl Idempotency {
             Some(Request { answer: Some(answer), .. }) => Known::Answered(answer.clone()),
             Some(_) => Known::UnderWay,
             None => {
-                while kept.ages.len() >= keys_max.max(1) {
+                while kept.ages.len() >= keys_max.max(1) || kept.answers_bytes > ANSWERS_BYTES_MAX {
                     kept.forget_oldest();
                 }
                 kept.requests.insert(key.clone(), Request { began_ms: now_ms, fingerprint, answer: None });
@@ -81,8 +86,10 @@ impl Idempotency {
         let key = (app.clone(), key.into());
         match answer {
             Some(answer) => {
-                if let Some(request) = kept.requests.get_mut(&key) {
-                    request.answer = Some(answer);
+                let Kept { requests, answers_bytes, .. } = &mut *kept;
+                if let Some(request) = requests.get_mut(&key) {
+                    *answers_bytes += answer.len();
+                    *answers_bytes -= request.answer.replace(answer).map_or(0, |before| before.len());
                 }
             }
             None if kept.requests.get(&key).is_some_and(|request| request.answer.is_none()) => {
@@ -96,8 +103,10 @@ impl Idempotency {
 impl Kept {
     fn forget_oldest(&mut self) {
         let Some((began_ms, key)) = self.ages.pop_front() else { return };
-        if self.requests.get(&key).is_some_and(|request| request.began_ms == began_ms) {
-            self.requests.remove(&key);
+        if self.requests.get(&key).is_some_and(|request| request.began_ms == began_ms)
+            && let Some(request) = self.requests.remove(&key)
+        {
+            self.answers_bytes -= request.answer.map_or(0, |answer| answer.len());
         }
     }
 }
@@ -130,5 +139,22 @@ mod tests {
         }
         let kept = store.0.lock().unwrap();
         assert!(kept.requests.len() <= 3 && kept.ages.len() <= 4, "{kept:?}");
+    }
+
+    #[test]
+    fn long_answers_are_not_kept_without_end() {
+        let store = Idempotency::default();
+        let app = AppKey::from("a");
+        let begin = |key: &str, now_ms| store.begin(&app, key, 1, now_ms, (1_000, 100));
+        for number in 0..10 {
+            assert_eq!(begin(&number.to_string(), number), Known::New);
+            store.end(&app, &number.to_string(), Some("{}".into()));
+            store.end(&app, &number.to_string(), Some(vec![b' '; 600].into()));
+        }
+        assert!(store.0.lock().unwrap().answers_bytes <= ANSWERS_BYTES_MAX + 600);
+        assert!(matches!(begin("9", 10), Known::Answered(_)));
+        assert_eq!(begin("0", 10), Known::New);
+        assert_eq!(begin("last", 2_000), Known::New);
+        assert_eq!(store.0.lock().unwrap().answers_bytes, 0);
     }
 }

@@ -107,7 +107,13 @@ impl PusherDoor {
             must_authorize: true,
         };
         let activity_timeout_s = self.activity_timeout.as_secs().max(1);
-        let session = PusherSession { app, activity_timeout_s, in_flight: None, client_events: Rate::default() };
+        let session = PusherSession {
+            app,
+            activity_timeout_s,
+            in_flight: None,
+            client_events: Rate::default(),
+            presence_leaves: Rate::default(),
+        };
         match open(exchange, welcome, |_| Box::new(session)) {
             Ok(response) => Ok(response),
             Err(Refusal::NotAnUpgrade(reason)) => Ok(reply::not_an_upgrade(reason)),

@@ -78,7 +78,9 @@ pub(super) fn subscription_refused(channel: &str, rejection: Rejection) -> Strin
 pub(super) fn auth_error(error: AuthError, asked: &str, signed: &str, auth: &str) -> String {
     match error {
         AuthError::Missing => format!("Auth info required to {asked}"),
-        AuthError::Malformed => format!("Invalid auth: expected KEY:SIGNATURE in hex, but got '{}'", short(auth)),
+        AuthError::Malformed => {
+            format!("Invalid key in subscription auth data: '{}' (expected KEY:SIGNATURE in hex)", short(auth))
+        }
         AuthError::UnknownKey => format!("Invalid key in subscription auth data: '{}'", short(auth)),
         AuthError::Signature => {
             let given = auth.rsplit_once(':').map_or(auth, |(_, signature)| signature);

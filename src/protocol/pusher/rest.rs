@@ -125,7 +125,8 @@ async fn call(door: &PusherDoor, mut exchange: Exchange) -> Called {
     match call {
         Call::Events => signed.once(signed.events()).await,
         Call::BatchEvents => signed.once(signed.batch_events()).await,
-        Call::ChannelEvents(channel) => signed.channel_events(&decoded(channel)),
+        // its answers are not kept
+        Call::ChannelEvents(channel) => Signed { key: None, ..signed }.channel_events(&decoded(channel)),
         Call::Channels => signed.channels().await,
         Call::Channel(channel) => signed.channel(&decoded(channel)).await,
         Call::Users(channel) => signed.users(&decoded(channel)).await,
@@ -463,6 +464,7 @@ impl Signed<'_> {
     }
 
     fn terminate(&self, user: &str) -> Called {
+        self.take_publishes(1)?;
         self.exchange.shard.act(|core| core.terminate(&self.app.key, UserId::from(user)));
         Ok(reply::json("{}"))
     }
@@ -524,7 +526,7 @@ fn data(value: &RawValue, bytes_max: usize) -> Result<Data, Response> {
     let bytes = if is_plain {
         json.len() - 2
     } else {
-        serde_json::from_str(value.get()).map_or(json.len(), |text: Cow<'_, str>| text.len())
+        serde_json::from_str(value.get()).map_or(json.len() - 2, |text: Cow<'_, str>| text.len())
     };
     check_data(bytes, bytes_max)?;
     Ok(Data::Encoded(json))

@@ -23,6 +23,9 @@ use super::{channel_name_problem, is_name};
 
 /// The longest user id, in characters (Presence channels, "Limits").
 const USER_ID_CHARS_MAX: usize = 128;
+/// Presence channels that a connection may leave in a second so that their members are told at once. Beyond it they are
+/// told if it has not come back a second later.
+const PRESENCE_LEAVES_PER_S: usize = 10;
 
 /// What the session must remember beside the connection's own state.
 pub(super) struct PusherSession {
@@ -31,6 +34,7 @@ pub(super) struct PusherSession {
     /// What has yet to end.
     pub(super) in_flight: Option<Box<InFlight>>,
     pub(super) client_events: Rate,
+    pub(super) presence_leaves: Rate,
 }
 
 pub(super) enum InFlight {
@@ -81,12 +85,13 @@ impl Session for PusherSession {
     }
 
     fn text(&mut self, heard: Heard<'_>) -> Step {
+        App::renew(&mut self.app);
         match command::parse(heard.text) {
             Err(words) => Step::Reply(reply::error(None, &words)),
             Ok(Command::Ping) => Step::Reply(reply::PONG.to_owned()),
             Ok(Command::Pong) => Step::Nothing,
             Ok(Command::Subscribe(subscribe)) => self.subscribe(&heard, &subscribe),
-            Ok(Command::Unsubscribe { channel }) => unsubscribe(&heard, &channel),
+            Ok(Command::Unsubscribe { channel }) => self.unsubscribe(&heard, &channel),
             Ok(Command::SignIn { auth, user_data }) => self.sign_in(&heard, &auth, user_data),
             Ok(Command::ClientEvent { name, channel, data }) => self.client_event(&heard, &name, &channel, data),
         }
@@ -242,7 +247,9 @@ impl PusherSession {
                 return refuse(&reply::auth_error(error, "sign in", &signed, auth));
             }
         };
-        let Ok(UserData { id, user_info, watchlist }) = serde_json::from_str(&verified.get().user_data) else {
+        let said = &*verified.get().user_data;
+        let parsed = serde_json::from_str(said).ok().filter(|_| said.trim_start().starts_with('{'));
+        let Some(UserData { id, user_info, watchlist }) = parsed else {
             return refuse("Sign-in failed: user_data must be a JSON object with an id, a string");
         };
         if let Err(words) = check_user_id(&id).and_then(|()| {
@@ -269,6 +276,17 @@ impl PusherSession {
         let info = user_info.map_or("", RawValue::get).as_bytes().to_vec();
         self.in_flight = Some(Box::new(InFlight::SignIn { user_data, cut_to, watches }));
         Step::SignIn(Member { user: UserId::from(&*id), info: info.into() }, watched)
+    }
+
+    fn unsubscribe(&self, heard: &Heard<'_>, channel: &str) -> Step {
+        if !heard.is_subscribed(channel) {
+            let channel = command::short(channel);
+            let words = format!("No current subscription to channel {channel}, or subscription in progress");
+            return Step::Refuse(Rejection::NotSubscribed, reply::error(None, &words));
+        }
+        let is_presence = ChannelKind::of(channel).access == Access::Presence;
+        let flaps = is_presence && !self.presence_leaves.take(1, PRESENCE_LEAVES_PER_S, heard.now_ms());
+        Step::Unsubscribe { channel: ChannelName::from(channel), words: None, flaps }
     }
 
     fn client_event(&mut self, heard: &Heard<'_>, name: &str, channel: &str, data: &RawValue) -> Step {
@@ -305,15 +323,6 @@ impl PusherSession {
     }
 }
 
-fn unsubscribe(heard: &Heard<'_>, channel: &str) -> Step {
-    if heard.is_subscribed(channel) {
-        return Step::Unsubscribe(ChannelName::from(channel), None);
-    }
-    let channel = command::short(channel);
-    let words = format!("No current subscription to channel {channel}, or subscription in progress");
-    Step::Refuse(Rejection::NotSubscribed, reply::error(None, &words))
-}
-
 fn client_event_refused(channel: &str, rejection: Rejection) -> String {
     match rejection {
         Rejection::NotSubscribed => {
@@ -331,11 +340,23 @@ fn named_member(channel_data: &str) -> Option<Member> {
     Some(Member { user: UserId::from(&*user), info: info.into() })
 }
 
-/// A user id: a string that is not empty, or a number as it was written.
+/// A user id: a string that is not empty, or a number.
 fn user_id(value: &RawValue) -> Option<String> {
     let is_number = value.get().starts_with(|c: char| c == '-' || c.is_ascii_digit());
-    let text = if is_number { value.get().to_owned() } else { serde_json::from_str(value.get()).ok()? };
+    let text = if is_number { number(value.get()) } else { serde_json::from_str(value.get()).ok()? };
     Some(text).filter(|text| !text.is_empty())
+}
+
+/// A JSON number as JavaScript writes it, for by that text its clients find themselves among the members: `1.0` is 1. A
+/// whole number keeps all of its digits.
+fn number(json: &str) -> String {
+    let is_whole = !json.contains(['.', 'e', 'E']);
+    match json.parse::<f64>() {
+        // others have an exponent there
+        Ok(number) if !is_whole && (1e-6..1e21).contains(&number.abs()) => number.to_string(),
+        Ok(0.0) => "0".to_owned(),
+        _ => json.to_owned(),
+    }
 }
 
 fn check_user_id(id: &str) -> Result<(), String> {
@@ -406,4 +427,32 @@ fn fuzz_encoded(text: &str) {
     let message: json::Object<'_> = serde_json::from_str(text).expect("a JSON object");
     let data: String = serde_json::from_str(message.get("data").expect("data").get()).expect("a string");
     assert!(is_json(data.as_bytes()), "{text}");
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_ids() {
+        for (json, expected) in [
+            ("\"a\"", Some("a")),
+            ("\"\"", None),
+            ("\"1.0\"", Some("1.0")),
+            ("1", Some("1")),
+            ("-7", Some("-7")),
+            ("-0", Some("0")),
+            ("1.0", Some("1")),
+            ("1e5", Some("100000")),
+            ("12.50", Some("12.5")),
+            ("0.0", Some("0")),
+            ("9007199254740993", Some("9007199254740993")),
+            ("1e400", Some("1e400")),
+            ("1E30", Some("1E30")),
+            ("null", None),
+            ("true", None),
+            ("{}", None),
+        ] {
+            assert_eq!(user_id(serde_json::from_str(json).unwrap()).as_deref(), expected, "{json}");
+        }
+    }
 }

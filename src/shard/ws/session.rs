@@ -119,10 +119,10 @@ pub fn refuse(exchange: &mut Exchange, words: Option<String>, farewell: Farewell
     let accept = handshake::accept(&exchange.request)?;
     let upgrade = hyper::upgrade::on(&mut exchange.request);
     let shard = exchange.shard.clone();
-    let seat = exchange.seat.clone();
+    let counted = (exchange.seat.clone(), exchange.visitor.clone());
     shard.spawn(async move {
-        // counted on its listener until it is gone
-        let _seat = seat;
+        // until it is gone: a flood of those that are refused has the same limit as other strangers
+        let _counted = counted;
         let Some((stream, _)) = upgraded(upgrade).await else { return };
         let words = words.map(|words| codec::text_frame(words.as_bytes())).unwrap_or_default();
         let mut outbox = Outbox::default();
@@ -143,7 +143,13 @@ fn enter(shard: &Rc<Shard>, exchange: &Exchange, welcome: Welcome) -> Result<Con
         .map_err(|rejection| shard.core.borrow_mut().rejected(rejection))?;
     let nonce = uuid::Uuid::new_v4().as_u128() as u64;
     let Welcome { user, permissions, dialect, session, must_authorize, .. } = welcome;
-    shard.act(|core| core.connect(Hello { permit, user, permissions, dialect, session, must_authorize, nonce }))
+    shard.act(|core| {
+        // its app may be gone, or know it no more: to be asked again
+        if !Arc::ptr_eq(core.settings(), &exchange.settings) {
+            return Err(core.rejected(Rejection::Overloaded));
+        }
+        core.connect(Hello { permit, user, permissions, dialect, session, must_authorize, nonce })
+    })
 }
 
 async fn upgraded(upgrade: OnUpgrade) -> Option<(Stream, Vec<u8>)> {
@@ -453,9 +459,9 @@ pub(in crate::shard) fn take_step(shard: &Rc<Shard>, conn: &Conn, step: Option<S
             conn.busy.set(true);
             core.subscribe(slot, grants);
         }
-        Some(Step::Unsubscribe(channel, text)) => {
-            core.unsubscribe(slot, &channel);
-            text.into_iter().for_each(|text| say(&mut core, text));
+        Some(Step::Unsubscribe { channel, words, flaps }) => {
+            core.unsubscribe(slot, &channel, flaps);
+            words.into_iter().for_each(|text| say(&mut core, text));
         }
         Some(Step::Publish { channel, event, target }) => {
             if let Err(rejection) = core.publish_from(slot, channel, event, target) {
