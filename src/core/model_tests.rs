@@ -849,7 +849,12 @@ impl World {
                 let is_large = f % 16 == 0 && self.clients[who].app == "two";
                 self.command(who, Command::Subscribe { channels, person, is_large });
             }
-            ("unsubscribe", Some(who)) => self.unsubscribe(who, channel),
+            ("unsubscribe", Some(who)) => {
+                let held: Vec<String> = self.clients[who].subscriptions.iter().cloned().collect();
+                let channel = held.get(c % held.len().max(1)).filter(|_| f % 4 > 0).map_or(channel, String::as_str);
+                let (channel, flaps) = (channel.to_owned(), e % 4 == 0);
+                self.command(who, Command::Unsubscribe { channel, flaps });
+            }
             ("sign in", Some(who)) if self.clients[who].user.is_empty() => {
                 self.sign_in(who, person, &picked(&PEOPLE, c));
             }
