@@ -393,6 +393,7 @@ impl World {
                     if left {
                         self.left(who, channel);
                     }
+                    self.after(self.ids[who].shard.into()); // before another subscription ends, in another way
                 }
                 Command::SignIn { person, watched } => {
                     let own = own_channel(&person.into()).as_str().to_owned();
