@@ -590,7 +590,7 @@ mod tests {
         check(r#""\u0061\n\"a""#, 3, false);
         check("[1]", 3, true);
         check("[12]", 3, false);
-        check(r#""\ud800""#, 8, true);
-        check(r#""\ud800""#, 7, false); // cannot be decoded, and has a limit none the less
+        check(r#""\ud800""#, 6, true);
+        check(r#""\ud800""#, 5, false); // cannot be decoded, and has a limit none the less
     }
 }
