@@ -1,6 +1,6 @@
 //! Push1ST's protocol: an API for backends, and raw WebSockets that hear the channels which their path names.
 //!
-//! Both push events of the same form, which [`message`] reads.
+//! Both push events of the same form, which `message` reads.
 
 pub mod dialect;
 mod message;
