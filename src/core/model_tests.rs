@@ -393,6 +393,7 @@ impl World {
                     if left {
                         self.left(who, channel);
                     }
+                    self.after(self.ids[who].shard.into()); // before another subscription ends, in another way
                 }
                 Command::SignIn { person, watched } => {
                     let own = own_channel(&person.into()).as_str().to_owned();
@@ -849,7 +850,12 @@ impl World {
                 let is_large = f % 16 == 0 && self.clients[who].app == "two";
                 self.command(who, Command::Subscribe { channels, person, is_large });
             }
-            ("unsubscribe", Some(who)) => self.unsubscribe(who, channel),
+            ("unsubscribe", Some(who)) => {
+                let held: Vec<String> = self.clients[who].subscriptions.iter().cloned().collect();
+                let channel = held.get(c % held.len().max(1)).filter(|_| f % 4 > 0).map_or(channel, String::as_str);
+                let (channel, flaps) = (channel.to_owned(), e % 4 == 0);
+                self.command(who, Command::Unsubscribe { channel, flaps });
+            }
             ("sign in", Some(who)) if self.clients[who].user.is_empty() => {
                 self.sign_in(who, person, &picked(&PEOPLE, c));
             }

@@ -19,10 +19,10 @@ use super::{Core, Effect, Frames};
 
 /// Up to so many subscribers are told of each change of their number at once; few under test.
 pub(super) const COUNT_AT_ONCE_MAX: u64 = if cfg!(test) { 2 } else { 100 };
-/// How long a member that comes and goes too often stays before the others are told.
-const FLAPPING_GRACE_MS: u64 = 1_000;
 /// More of them are told so often.
 pub(super) const COUNT_EVERY_MS: u64 = 5_000;
+/// How long a member that comes and goes too often stays before the others are told.
+pub(super) const FLAPPING_GRACE_MS: u64 = 1_000;
 
 /// Something that a home must do later.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Debug)]

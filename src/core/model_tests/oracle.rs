@@ -1,7 +1,7 @@
 //! What must hold: after every call, for whatever a shard wants done, and at rest.
 
 use super::*;
-use crate::core::roster::COUNT_EVERY_MS;
+use crate::core::roster::{COUNT_EVERY_MS, FLAPPING_GRACE_MS};
 
 impl World {
     pub(super) fn closed(&mut self, who: usize, reason: CloseReason) {
@@ -84,6 +84,8 @@ impl World {
 
     /// Lets everything come to rest, compares it with the model, and lets everybody leave.
     pub(super) fn finish(mut self) {
+        self.settle();
+        self.tick(FLAPPING_GRACE_MS); // in the plain app nobody is missing for longer
         self.settle();
         while self.homes.channels.values().any(|home| home.tell_ms.is_some()) {
             self.tick(COUNT_EVERY_MS);

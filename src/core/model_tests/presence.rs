@@ -172,6 +172,23 @@ fn who_comes_and_goes_too_often_is_told_of_once_it_stays_away() {
 }
 
 #[test]
+fn whoever_breaks_off_again_has_the_whole_of_the_grace_again() {
+    let (mut world, channel, witness) = looked_on();
+    for wait_ms in [1_000, GRACE_MS - 1_000, 999] {
+        let who = world.guest(1);
+        world.join(who, "x", channel);
+        world.break_off(who);
+        world.wait(wait_ms); // the second time, to the end of the first grace
+        assert_eq!(world.heard_by(witness), ["+w", "added x"]);
+    }
+    world.wait(GRACE_MS - 1_000);
+    assert_eq!(world.heard_by(witness), ["+w", "added x"]);
+    world.wait(1);
+    assert_eq!(world.heard_by(witness), ["+w", "added x", "removed x"]);
+    world.finish();
+}
+
+#[test]
 fn a_return_after_the_grace_is_told() {
     let (mut world, channel, witness) = looked_on();
     let first = world.guest(2);
