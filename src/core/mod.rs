@@ -528,6 +528,11 @@ impl Core {
         publications: Vec<Publication>,
     ) -> Result<(), Rejection> {
         self.check(&publications)?;
+        if publications.is_empty() {
+            // no home would answer
+            self.effects.push(Effect::Answered(request, Answer::PerChannel(Vec::new())));
+            return Ok(());
+        }
         self.requests.open(request, publications.len() as u32);
         for publication in publications {
             self.send_out(app, publication, Some(Ticket { shard: self.shard, request }));

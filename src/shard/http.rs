@@ -83,7 +83,7 @@ impl Exchange {
     /// # Errors
     /// See [`BodyError`].
     pub async fn body(&mut self) -> Result<Bytes, BodyError> {
-        let bytes_max = self.shard.settings().limits.body_bytes_max;
+        let bytes_max = self.settings.limits.body_bytes_max;
         self.body_up_to(bytes_max, "body_bytes_max").await
     }
 
@@ -93,9 +93,10 @@ impl Exchange {
     /// # Errors
     /// See [`BodyError`].
     pub async fn body_of_stranger(&mut self) -> Result<Bytes, BodyError> {
-        let limits = self.shard.settings().limits.clone();
-        if limits.header_bytes_max < limits.body_bytes_max {
-            self.body_up_to(limits.header_bytes_max, "header_bytes_max").await
+        let limits = &self.settings.limits;
+        let header_bytes_max = limits.header_bytes_max;
+        if header_bytes_max < limits.body_bytes_max {
+            self.body_up_to(header_bytes_max, "header_bytes_max").await
         } else {
             self.body().await
         }
@@ -103,7 +104,7 @@ impl Exchange {
 
     async fn body_up_to(&mut self, bytes_max: usize, limit: &'static str) -> Result<Bytes, BodyError> {
         let too_large = BodyError::TooLarge(bytes_max, limit);
-        let request_timeout = self.shard.settings().limits.request_timeout;
+        let request_timeout = self.settings.limits.request_timeout;
         let body = self.request.body_mut();
         if body.size_hint().lower() > bytes_max as u64 {
             return Err(too_large);
