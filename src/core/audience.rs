@@ -1,9 +1,14 @@
 //! The subscribers of one channel on one shard, and the events on their way to them.
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::ops::{Index, IndexMut};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use super::connection::Connection;
 use super::event::{Frames, Ledger};
@@ -21,6 +26,59 @@ const SLICE_BYTES_MAX: usize = 512 << 10;
 const SLICE_SUBSCRIBERS_MIN: usize = if cfg!(test) { 1 } else { 16 };
 /// Marks a subscriber that left while a batch was on its way.
 const GONE: u32 = u32::MAX;
+
+/// All audiences of a shard, found by their app and channel. The names stand in the audiences alone: there may be very
+/// many.
+#[derive(Default, Debug)]
+pub(super) struct Audiences {
+    pub(super) all: Slab<Audience>,
+    by_name: HashTable<u32>,
+    hash: RandomState,
+}
+
+impl Audiences {
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.by_name.is_empty()
+    }
+
+    pub(super) fn find(&self, app: &AppKey, channel: &ChannelName) -> Option<u32> {
+        let is_it = |index: &u32| self[*index].is_of(app, channel);
+        self.by_name.find(self.hash.hash_one((app, channel)), is_it).copied()
+    }
+
+    pub(super) fn find_or_insert(&mut self, app: &AppKey, channel: &ChannelName) -> u32 {
+        self.find(app, channel).unwrap_or_else(|| {
+            let index = self.all.insert(Audience::new(app.clone(), channel.clone())) as u32;
+            let hash = |index: &u32| {
+                let Audience { app, channel, .. } = &self.all[*index as usize];
+                self.hash.hash_one((app, channel))
+            };
+            self.by_name.insert_unique(hash(&index), index, hash);
+            index
+        })
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        let Audience { app, channel, .. } = self.all.remove(index as usize);
+        if let Ok(entry) = self.by_name.find_entry(self.hash.hash_one((&app, &channel)), |held| *held == index) {
+            entry.remove();
+        }
+    }
+}
+
+impl Index<u32> for Audiences {
+    type Output = Audience;
+
+    fn index(&self, index: u32) -> &Audience {
+        &self.all[index as usize]
+    }
+}
+
+impl IndexMut<u32> for Audiences {
+    fn index_mut(&mut self, index: u32) -> &mut Audience {
+        &mut self.all[index as usize]
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscriber {
@@ -42,9 +100,10 @@ pub(super) struct Delivery {
 /// Subscribers, and a queue of events that are handed to them batch by batch, each batch in slices.
 #[derive(Debug)]
 pub(super) struct Audience {
-    pub(super) app: AppKey,
+    app: AppKey,
     pub(super) channel: ChannelName,
-    pub(super) subscribers: Vec<Subscriber>,
+    /// One is held inline: a channel of one's own is common.
+    pub(super) subscribers: SmallVec<[Subscriber; 1]>,
     /// Number of the next event to arrive.
     next: u64,
     /// What is on its way. Boxed: most channels are quiet most of the time, and there may be very many.
@@ -81,11 +140,15 @@ struct Batch {
 }
 
 impl Audience {
-    pub(super) fn new(app: AppKey, channel: ChannelName) -> Self {
+    fn is_of(&self, app: &AppKey, channel: &ChannelName) -> bool {
+        self.channel == *channel && self.app == *app
+    }
+
+    fn new(app: AppKey, channel: ChannelName) -> Self {
         Self {
             app,
             channel,
-            subscribers: Vec::new(),
+            subscribers: SmallVec::new(),
             next: 0,
             traffic: None,
             rests_until_us: 0,
@@ -96,9 +159,6 @@ impl Audience {
 
     /// Adds a connection; it gets what arrives from now on. Returns its position.
     pub(super) fn join(&mut self, slot: u32) -> u32 {
-        if self.subscribers.is_empty() {
-            self.subscribers.reserve_exact(1); // a channel of one's own is common
-        }
         self.subscribers.push(Subscriber { slot, since: self.next });
         (self.subscribers.len() - 1) as u32
     }

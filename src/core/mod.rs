@@ -36,20 +36,21 @@ mod timers;
 mod model_tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foldhash::fast::{FixedState, RandomState};
+use foldhash::fast::FixedState;
 use regex::Regex;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::limits::Limits;
 
-use audience::{Audience, Delivery};
+use audience::{Audiences, Delivery};
 use channel::own_channel;
 use connection::{Pending, Subscription};
 use home::{ChannelHome, ChannelHomes, SignedInHomes, UserHomes};
@@ -143,8 +144,7 @@ pub struct Core {
     settings: Arc<Settings>,
     hash: FixedState,
     connections: Slab<Connection>,
-    audiences: Slab<Audience>,
-    audience_of: HashMap<(AppKey, ChannelName), u32, RandomState>,
+    audiences: Audiences,
     /// Audiences with events on their way.
     schedule: Schedule,
     channels: ChannelHomes,
@@ -223,8 +223,7 @@ impl Core {
             shard,
             hash: FixedState::with_seed(node.hash_seed),
             connections: Slab::new(),
-            audiences: Slab::new(),
-            audience_of: HashMap::default(),
+            audiences: Audiences::default(),
             schedule: Schedule::default(),
             channels: ChannelHomes::new(),
             users: UserHomes::new(),
@@ -309,7 +308,7 @@ impl Core {
             session: hello.session,
             signed_in: None,
             must_authorize: hello.must_authorize,
-            subscriptions: Vec::new(),
+            subscriptions: SmallVec::new(),
             pending: Some(Box::new(Pending::Register)),
             command: 0,
             outbox: Outbox::default(),
@@ -480,8 +479,7 @@ impl Core {
     /// everybody over and over.
     pub fn unsubscribe(&mut self, slot: u32, channel: &ChannelName, flaps: bool) -> bool {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
-        let key = (connection.permit.app().clone(), channel.clone());
-        let Some(audience) = self.audience_of.get(&key).copied() else { return false };
+        let Some(audience) = self.audiences.find(connection.permit.app(), channel) else { return false };
         let Some(at) = connection.subscriptions.iter().position(|held| held.audience == audience) else {
             return false;
         };
@@ -729,7 +727,7 @@ impl Core {
         while left > 0
             && let Some((index, now_us)) = self.schedule.next()
         {
-            let audience = &mut self.audiences[index as usize];
+            let audience = &mut self.audiences[index];
             let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
             let push = |connection: &mut Connection, frame: Bytes, events: usize| {
                 if !connection.closing && !frame.is_empty() {
@@ -743,7 +741,7 @@ impl Core {
             left = left.saturating_sub(served.looked_at.max(1));
             self.repay(served.weight);
             self.tidy(index);
-            if self.audiences[index as usize].is_under_way() {
+            if self.audiences[index].is_under_way() {
                 self.schedule.goes_on(index);
             } else {
                 self.schedule.served(index, served.began_us.unwrap_or(now_us));
@@ -754,7 +752,7 @@ impl Core {
     /// A turn has ended, with everything written: channels that were served to the end rest.
     pub fn end_turn(&mut self, now_us: u64) {
         for (index, until_us) in self.schedule.end_turn(now_us) {
-            let audience = &mut self.audiences[index as usize];
+            let audience = &mut self.audiences[index];
             audience.rests_until_us = if audience.is_pressed() { now_us } else { until_us };
             audience.listed = audience.has_work();
             if audience.listed {
@@ -833,7 +831,6 @@ impl Core {
     pub fn is_bare(&self) -> bool {
         self.connections.is_empty()
             && self.audiences.is_empty()
-            && self.audience_of.is_empty()
             && self.channels.is_empty()
             && self.users.len() == 0
             && self.signed_in.is_empty()
@@ -891,14 +888,14 @@ impl Core {
                 self.answer(ticket, Part::Home { answer, more: 0 });
             }
             Letter::Deliver { app, channel, frames, weight, target, ticket } => {
-                let audience = self.audience_of.get(&(app, channel.clone())).copied();
+                let audience = self.audiences.find(&app, &channel);
                 if let Some(ticket) = ticket {
                     let count = audience.map_or(0, |index| self.count(index, &target));
                     self.answer(ticket, Part::Extra(Answer::PerChannel(vec![(channel, count)])));
                 }
                 match audience {
                     Some(index) => {
-                        let audience = &mut self.audiences[index as usize];
+                        let audience = &mut self.audiences[index];
                         audience.queue(Delivery { frames, weight, target });
                         if !audience.listed {
                             audience.listed = true;
@@ -1009,7 +1006,7 @@ impl Core {
             }
             None => {
                 for joined in &joined {
-                    self.begin_subscription(slot, app.clone(), joined.channel.clone());
+                    self.begin_subscription(slot, &app, &joined.channel);
                 }
                 Outcome::Subscribed(joined)
             }
@@ -1032,7 +1029,7 @@ impl Core {
                 names(home.into_iter().flat_map(ChannelHome::users).map(|user| user.clone().into_shared()).collect())
             }
             Query::MemberCount(app, channel) => {
-                Answer::Count(self.channels.get(app, channel).map_or(0, |home| home.users().len() as u64))
+                Answer::Count(self.channels.get(app, channel).map_or(0, |home| home.user_count() as u64))
             }
             Query::Describe(app, which) => Answer::Channels(self.describe(app, which)),
             Query::Present(app, channel) => {
@@ -1040,8 +1037,8 @@ impl Core {
                 names(members.map(|member| member.user.clone().into_shared()).collect())
             }
             Query::Sessions(app, channel) => {
-                let audience = self.audience_of.get(&(app.clone(), channel.clone()));
-                let slots = audience.into_iter().flat_map(|index| self.audiences[*index as usize].slots());
+                let audience = self.audiences.find(app, channel);
+                let slots = audience.into_iter().flat_map(|index| self.audiences[index].slots());
                 let info = |slot| {
                     let held: &Connection = &self.connections[slot as usize];
                     SessionInfo { name: held.session_name(), address: held.permit.address() }
@@ -1123,7 +1120,7 @@ impl Core {
 
     /// How many subscribers of an audience an event is for.
     fn count(&self, audience: u32, target: &Target) -> u64 {
-        let slots = self.audiences[audience as usize].slots();
+        let slots = self.audiences[audience].slots();
         slots.filter(|slot| target.admits(&self.connections[*slot as usize])).count() as u64
     }
 
@@ -1142,19 +1139,15 @@ impl Core {
     }
 
     fn has_subscription(&self, connection: &Connection, channel: &ChannelName) -> bool {
-        self.audience_of
-            .get(&(connection.permit.app().clone(), channel.clone()))
-            .is_some_and(|audience| connection.subscriptions.iter().any(|held| held.audience == *audience))
+        self.audiences
+            .find(connection.permit.app(), channel)
+            .is_some_and(|audience| connection.subscriptions.iter().any(|held| held.audience == audience))
     }
 
-    fn begin_subscription(&mut self, slot: u32, app: AppKey, channel: ChannelName) {
+    fn begin_subscription(&mut self, slot: u32, app: &AppKey, channel: &ChannelName) {
         let shows_who_it_is = ChannelKind::of(channel.as_str()).access != Access::Public;
-        let audiences = &mut self.audiences;
-        let audience = *self
-            .audience_of
-            .entry((app, channel))
-            .or_insert_with_key(|(app, channel)| audiences.insert(Audience::new(app.clone(), channel.clone())) as u32);
-        let position = self.audiences[audience as usize].join(slot);
+        let audience = self.audiences.find_or_insert(app, channel);
+        let position = self.audiences[audience].join(slot);
         let connection = &mut self.connections[slot as usize];
         connection.subscriptions.push(Subscription { audience, position });
         connection.must_authorize &= !shows_who_it_is;
@@ -1167,7 +1160,7 @@ impl Core {
         let mut index = 0;
         let mut ended = Vec::new();
         connection.subscriptions.retain(|held| {
-            let ends = which(index, &audiences[held.audience as usize].channel);
+            let ends = which(index, &audiences[held.audience].channel);
             index += 1;
             if ends {
                 ended.push(*held);
@@ -1190,7 +1183,7 @@ impl Core {
 
     fn leave_audience(&mut self, subscription: Subscription) -> ChannelName {
         let index = subscription.audience;
-        let audience = &mut self.audiences[index as usize];
+        let audience = &mut self.audiences[index];
         let channel = audience.channel.clone();
         if let Some(moved) = audience.leave(subscription.position) {
             move_subscription(&mut self.connections, moved, index, subscription.position);
@@ -1206,12 +1199,12 @@ impl Core {
 
     fn tidy(&mut self, index: u32) {
         let connections = &mut self.connections;
-        self.audiences[index as usize].tidy(|slot, position| move_subscription(connections, slot, index, position));
+        self.audiences[index].tidy(|slot, position| move_subscription(connections, slot, index, position));
     }
 
     /// Frees an audience without subscribers; one that is listed is freed when its turn comes.
     fn remove_if_unused(&mut self, index: u32) {
-        let audience = &mut self.audiences[index as usize];
+        let audience = &mut self.audiences[index];
         if !audience.is_empty() {
             return;
         }
@@ -1219,8 +1212,7 @@ impl Core {
         let listed = audience.listed;
         self.repay(weight);
         if !listed {
-            let audience = self.audiences.remove(index as usize);
-            self.audience_of.remove(&(audience.app, audience.channel));
+            self.audiences.remove(index);
         }
     }
 

@@ -894,7 +894,7 @@ fn member(app: &str, person: &str, is_large: bool) -> Member {
 fn subscriptions(core: &Core, slot: u32) -> BTreeSet<String> {
     let held = &core.connections[slot as usize].subscriptions;
     let names = held.iter().map(|held| {
-        let audience = &core.audiences[held.audience as usize];
+        let audience = &core.audiences[held.audience];
         assert_eq!(audience.subscribers[held.position as usize].slot, slot);
         audience.channel.as_str().to_string()
     });
