@@ -182,10 +182,11 @@ fn dribble(mut wire: Wire, bytes: &[u8]) {
     }
 }
 
-const SLOW: Duration = Duration::from_millis(200);
+/// The time limit of these tests: long enough that what is to be in time is, however busy the machine.
+const SLOW: Duration = Duration::from_secs(1);
 
 fn first_request() {
-    let server = start(&[("limits.handshake_timeout_ms", "200")]);
+    let server = start(&[("limits.handshake_timeout_ms", "1000")]);
     let public = server.addresses.public;
     let began = Instant::now();
     Wire::open(public).unwrap().ended().unwrap();
@@ -200,7 +201,7 @@ fn first_request() {
 }
 
 fn later_requests() {
-    let server = start(&[("limits.keep_alive_timeout_ms", "200")]);
+    let server = start(&[("limits.keep_alive_timeout_ms", "1000")]);
     let public = server.addresses.public;
     // the first has another time
     let first = Wire::open(public).unwrap();
@@ -228,7 +229,7 @@ fn later_requests() {
 }
 
 fn body() {
-    let server = start(&[("limits.request_timeout_ms", "200")]);
+    let server = start(&[("limits.request_timeout_ms", "1000")]);
     let head = "POST /gcs/auth HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\
                 Content-Type: application/x-www-form-urlencoded\r\n\r\n";
     let mut wire = Wire::open(server.addresses.public).unwrap();
@@ -252,6 +253,8 @@ fn body() {
 fn silence() {
     let server = start(&[("limits.ping_interval_ms", "400")]);
     let mut socket = connect(&server, "u1");
+    // from here on the next is due in a while
+    assert!(matches!(socket.receive().unwrap(), Frame::Ping(_)));
     for _ in 0..2 {
         let said = Instant::now();
         socket.send(true, TEXT, br#"{"event":"gusher.ping","data":1}"#).unwrap();
@@ -263,7 +266,7 @@ fn silence() {
 }
 
 fn no_answer_to_a_ping() {
-    let server = start(&[("limits.ping_interval_ms", "200"), ("limits.pong_timeout_ms", "400")]);
+    let server = start(&[("limits.ping_interval_ms", "200"), ("limits.pong_timeout_ms", "3000")]);
     let online = || String::from_utf8(get(server.addresses.trusted, "/api/a/online").body).unwrap();
     let began = Instant::now();
     // it reads nothing and says nothing, as if its network had gone
@@ -277,10 +280,10 @@ fn no_answer_to_a_ping() {
     assert!(matches!(socket.receive().unwrap(), Frame::Text(_)));
     assert!(matches!(socket.receive().unwrap(), Frame::Ping(_)));
     assert_eq!(socket.receive().unwrap(), Frame::Close(1001, "no answer to a ping; reconnect".to_owned()));
-    assert!(said.elapsed() >= Duration::from_millis(150 + 400), "{:?}", said.elapsed());
+    assert!(said.elapsed() >= Duration::from_millis(150 + 3000), "{:?}", said.elapsed());
     socket.finish(1001).unwrap();
     eventually("the vanished one is gone too", || online() == "[]");
-    assert!(began.elapsed() >= Duration::from_millis(150 + 400));
+    assert!(began.elapsed() >= Duration::from_millis(150 + 3000));
     assert_eq!(metric(&server, "connections_closed_total{reason=\"no_pong\"}"), 2.0);
     drop(vanished);
 }
@@ -313,8 +316,6 @@ fn one_outbox() {
             assert_eq!(Some(text(reader)), sent.last().cloned());
         }
     }
-    assert_eq!(metric(&server, "connections_closed_total{reason=\"slow_reader\"}"), 1.0);
-    assert_eq!(get(server.addresses.trusted, "/api/a/online").body, b"[\"reader\"]");
     // it has missed nothing of what came before, and is told why it ends
     let mut came = 0;
     let farewell = loop {
@@ -330,6 +331,8 @@ fn one_outbox() {
     let reason = "too slow to read what was sent; reconnect and read faster";
     assert_eq!(farewell, Frame::Close(1013, reason.to_owned()));
     stalled.finish(1013).unwrap();
+    assert_eq!(metric(&server, "connections_closed_total{reason=\"slow_reader\"}"), 1.0);
+    assert_eq!(get(server.addresses.trusted, "/api/a/online").body, b"[\"reader\"]");
 
     // one frame may be larger if it is alone
     let large = padded(0, 1 << 20);
@@ -376,9 +379,9 @@ fn all_outboxes() {
         let bytes = metric(&server, "outbox_frames_bytes");
         assert!(bytes < 300_000.0 + 9.0 * 20_100.0, "{bytes} in round {round}");
     }
-    let closed = metric(&server, OVERFLOWS);
-    assert!(closed > 0.0);
-    assert_eq!(metric(&server, "connections_closed_total{reason=\"slow_reader\"}"), closed);
+    let counted = metrics(&server);
+    assert!(counted[OVERFLOWS] > 0.0);
+    assert_eq!(counted["connections_closed_total{reason=\"slow_reader\"}"], counted[OVERFLOWS]);
     assert_idle(&mut reader);
     drop(stalled);
     eventually("everything is free again", || {
