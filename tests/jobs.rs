@@ -1,6 +1,8 @@
 //! Remote jobs against a real Redis and a real HTTP server.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/redis.rs"]
 mod redis_server;
 
@@ -8,7 +10,8 @@ use http_body_util::{BodyExt, Empty};
 use hydrant::hooks::jobs::{Job, JobError, Jobs, Target, payload};
 use hyper::service::service_fn;
 use hyper::{Request, Response, body::Incoming};
-use redis_server::{RedisServer, ReservedPort};
+use port::ReservedPort;
+use redis_server::RedisServer;
 use std::convert::Infallible;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
