@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 
 use foldhash::fast::RandomState;
 
-use super::event::{DialectIndex, Event, Member};
+use super::event::{Event, Form, Member};
 use super::id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
 use super::message::Subscriber;
 
@@ -70,8 +70,8 @@ pub(super) struct ChannelHomes {
 
 #[derive(Default, Debug)]
 pub(super) struct ChannelHome {
-    /// Subscriptions per shard and dialect; short, for most shards × dialects have none.
-    audience: Vec<(ShardIndex, DialectIndex, u32)>,
+    /// Subscriptions per shard and form; short, for most shards × forms have none.
+    audience: Vec<(ShardIndex, Form, u32)>,
     /// Connections per distinct user that has said who it is.
     users: Map<UserId, u32>,
     /// What most channels do not have.
@@ -122,9 +122,9 @@ pub(super) struct Left {
 }
 
 impl ChannelHome {
-    /// Whether some subscriber reads this dialect.
-    pub(super) fn reads(&self, dialect: DialectIndex) -> bool {
-        self.audience.iter().any(|(_, reads, _)| *reads == dialect)
+    /// Whether some subscriber reads this form.
+    pub(super) fn reads(&self, form: Form) -> bool {
+        self.audience.iter().any(|(_, reads, _)| *reads == form)
     }
 
     /// Shards that have a subscriber.
@@ -273,7 +273,7 @@ impl ChannelHomes {
     ) -> bool {
         let home = self.channels.entry(app, channel);
         let is_first = !home.is_occupied();
-        let at = (who.session.id.shard, who.dialect);
+        let at = (who.session.id.shard, who.form);
         match home.audience.iter_mut().find(|(on, reads, _)| (*on, *reads) == at) {
             Some((_, _, count)) => *count += 1,
             None => {
@@ -301,7 +301,7 @@ impl ChannelHomes {
     ) -> Left {
         let mut left = Left::default();
         self.channels.change(app, channel, |home| {
-            let at = (who.session.id.shard, who.dialect);
+            let at = (who.session.id.shard, who.form);
             if let Some(at) = home.audience.iter().position(|(on, reads, _)| (*on, *reads) == at) {
                 home.audience[at].2 -= 1;
                 if home.audience[at].2 == 0 {
