@@ -17,7 +17,7 @@ use super::message::Target;
 
 /// Events joined into one batch; with it one write per socket carries up to this many.
 const BATCH_EVENTS_MAX: usize = if cfg!(test) { 3 } else { 64 };
-/// Bytes joined into one batch, per dialect; one larger event makes a batch alone.
+/// Bytes joined into one batch, per form; one larger event makes a batch alone.
 const BATCH_BYTES_MAX: usize = if cfg!(test) { 512 } else { 256 << 10 };
 /// Bytes that one slice of subscribers is handed at most, if it is more than [`SLICE_SUBSCRIBERS_MIN`] of them: the
 /// larger a batch, the longer each write takes.
@@ -131,7 +131,7 @@ struct Batch {
     bytes: usize,
     /// Number of the first delivery.
     first: u64,
-    /// All deliveries in one piece, and how many they are, made when a connection of that dialect is first met.
+    /// All deliveries in one piece, and how many they are, made when a connection of that form is first met.
     joined: Vec<Option<(Bytes, usize)>>,
     /// Connections that some delivery leaves out; `None` if each has to be asked.
     exceptions: Option<Vec<ConnectionId>>,
@@ -225,16 +225,15 @@ impl Audience {
                 continue;
             }
             let connection = &mut connections[subscriber.slot as usize];
-            let dialect = usize::from(connection.dialect);
+            let form = connection.form.index();
             let gets_all = |exceptions: &Vec<ConnectionId>| !exceptions.contains(&connection.id);
             if skipped == 0 && batch.exceptions.as_ref().is_some_and(gets_all) {
-                let (joined, events) =
-                    batch.joined[dialect].get_or_insert_with(|| join(&batch.deliveries, dialect, ledger));
+                let (joined, events) = batch.joined[form].get_or_insert_with(|| join(&batch.deliveries, form, ledger));
                 push(connection, joined.clone(), *events);
             } else {
                 for delivery in &batch.deliveries[skipped..] {
                     if delivery.target.admits(connection) {
-                        push(connection, delivery.frames[dialect].clone(), 1);
+                        push(connection, delivery.frames[form].clone(), 1);
                     }
                 }
             }
@@ -304,7 +303,7 @@ impl Traffic {
             }
             (count, bytes) = (count + 1, with_it);
         }
-        let dialects = self.queue.front()?.frames.len();
+        let forms = self.queue.front()?.frames.len();
         let first = next - self.queue.len() as u64;
         let deliveries: Vec<Delivery> = self.queue.drain(..count).collect();
         let exceptions = deliveries.iter().filter_map(|delivery| match delivery.target {
@@ -313,17 +312,17 @@ impl Traffic {
             Target::Only(_) | Target::Sessions(_) => Some(None),
         });
         let exceptions = exceptions.collect();
-        Some(Batch { deliveries, began_us, bytes, first, joined: vec![None; dialects], exceptions, cursor: 0 })
+        Some(Batch { deliveries, began_us, bytes, first, joined: vec![None; forms], exceptions, cursor: 0 })
     }
 }
 
-/// All frames of one dialect in one piece, and how many they are; a single one is shared as it is. A dialect has no frame
+/// All frames of one form in one piece, and how many they are; a single one is shared as it is. A dialect has no frame
 /// for what it does not tell of.
-fn join(deliveries: &[Delivery], dialect: usize, ledger: &Ledger) -> (Bytes, usize) {
+fn join(deliveries: &[Delivery], form: usize, ledger: &Ledger) -> (Bytes, usize) {
     match deliveries {
-        [only] => (only.frames[dialect].clone(), 1),
+        [only] => (only.frames[form].clone(), 1),
         several => {
-            let frames = several.iter().map(|delivery| &delivery.frames[dialect][..]);
+            let frames = several.iter().map(|delivery| &delivery.frames[form][..]);
             let frames: Vec<&[u8]> = frames.filter(|frame| !frame.is_empty()).collect();
             (ledger.enter(frames.concat()), frames.len())
         }

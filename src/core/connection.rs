@@ -7,7 +7,7 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::event::{DialectIndex, Event, Member};
+use super::event::{Event, Form, Member};
 use super::grant::Permissions;
 use super::id::{ChannelName, ConnectionId, UserId};
 use super::message::Subscriber;
@@ -135,7 +135,7 @@ pub struct Connection {
     pub(super) id: ConnectionId,
     pub(super) permit: Permit,
     pub(super) user: UserId,
-    pub(super) dialect: DialectIndex,
+    pub(super) form: Form,
     pub(super) permissions: Permissions,
     /// What the client calls its session, where a protocol has that.
     pub(super) session: Option<Arc<str>>,
@@ -240,7 +240,7 @@ impl Connection {
     }
 
     pub(super) fn subscriber(&self) -> Subscriber {
-        Subscriber { session: self.session_name(), dialect: self.dialect, user: self.user.clone() }
+        Subscriber { session: self.session_name(), form: self.form, user: self.user.clone() }
     }
 
     /// When it was opened, in milliseconds of the shard's clock.

@@ -6,7 +6,7 @@ use std::collections::hash_map::Entry;
 use foldhash::fast::RandomState;
 use smallvec::SmallVec;
 
-use super::event::{DialectIndex, Event, Member};
+use super::event::{Event, Form, Member};
 use super::id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
 use super::message::Subscriber;
 
@@ -71,8 +71,8 @@ pub(super) struct ChannelHomes {
 
 #[derive(Default, Debug)]
 pub(super) struct ChannelHome {
-    /// Subscriptions per shard and dialect; short, for most shards × dialects have none.
-    audience: SmallVec<[(ShardIndex, DialectIndex, u32); 2]>,
+    /// Subscriptions per shard and form; short, for most shards × forms have none.
+    audience: SmallVec<[(ShardIndex, Form, u32); 2]>,
     users: Users,
     /// What most channels do not have.
     rare: Option<Box<Rare>>,
@@ -186,9 +186,9 @@ pub(super) struct Left {
 }
 
 impl ChannelHome {
-    /// Whether some subscriber reads this dialect.
-    pub(super) fn reads(&self, dialect: DialectIndex) -> bool {
-        self.audience.iter().any(|(_, reads, _)| *reads == dialect)
+    /// Whether some subscriber reads this form.
+    pub(super) fn reads(&self, form: Form) -> bool {
+        self.audience.iter().any(|(_, reads, _)| *reads == form)
     }
 
     /// Shards that have a subscriber.
@@ -341,7 +341,7 @@ impl ChannelHomes {
     ) -> bool {
         let home = self.channels.entry(app, channel);
         let is_first = !home.is_occupied();
-        let at = (who.session.id.shard, who.dialect);
+        let at = (who.session.id.shard, who.form);
         match home.audience.iter_mut().find(|(on, reads, _)| (*on, *reads) == at) {
             Some((_, _, count)) => *count += 1,
             None => home.audience.push((at.0, at.1, 1)),
@@ -366,7 +366,7 @@ impl ChannelHomes {
     ) -> Left {
         let mut left = Left::default();
         self.channels.change(app, channel, |home| {
-            let at = (who.session.id.shard, who.dialect);
+            let at = (who.session.id.shard, who.form);
             if let Some(at) = home.audience.iter().position(|(on, reads, _)| (*on, *reads) == at) {
                 home.audience[at].2 -= 1;
                 if home.audience[at].2 == 0 {

@@ -63,7 +63,7 @@ use timers::Wheel;
 pub use admission::{Admission, Permit};
 pub use channel::{Access, ChannelKind, owner_of};
 pub use connection::{Cached, CloseReason, Connection, Joined, Outcome};
-pub use event::{About, Data, Dialect, DialectIndex, Event, Frames, Ledger, Member, Notice};
+pub use event::{About, Data, Deflate, Dialect, DialectIndex, Event, Form, Frames, Ledger, Member, Notice};
 pub(crate) use grant::matches_pattern;
 pub use grant::{Grant, Permissions, check_channel_name};
 pub use id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
@@ -89,6 +89,8 @@ pub struct Node {
     pub hash_seed: u64,
     /// How protocols write events, by [`DialectIndex`].
     pub dialects: Arc<[Arc<dyn Dialect>]>,
+    /// How a finished frame is deflated.
+    pub deflate: Deflate,
     /// Live connections, for the limits on them.
     pub admission: Admission,
     /// Bytes of encoded events alive.
@@ -172,7 +174,7 @@ pub struct Hello {
     /// What it may use.
     pub permissions: Permissions,
     /// What it reads.
-    pub dialect: DialectIndex,
+    pub form: Form,
     /// What it calls its session, where its protocol has that.
     pub session: Option<Arc<str>>,
     /// Whether it is closed when it does not show who it is within the app's `authorize_within`, if the app has one.
@@ -303,7 +305,7 @@ impl Core {
             id,
             permit: hello.permit,
             user: hello.user,
-            dialect: hello.dialect,
+            form: hello.form,
             permissions: hello.permissions,
             session: hello.session,
             signed_in: None,
@@ -917,7 +919,7 @@ impl Core {
                 self.repay(frame.len());
                 if let Some(held) = self.get(connection)
                     && *held.permit.app() == app
-                    && held.dialect == dialect
+                    && held.form.dialect() == dialect
                 {
                     self.stats.events_out += 1;
                     self.push(connection.slot, frame);
@@ -936,7 +938,7 @@ impl Core {
                 let mut done = Ok(());
                 if self.get(connection).is_some() {
                     done = self.apply(connection.slot, &assignment);
-                    if done.is_ok() && self.connections[connection.slot as usize].dialect == dialect {
+                    if done.is_ok() && self.connections[connection.slot as usize].form.dialect() == dialect {
                         self.push(connection.slot, frame);
                     }
                 }

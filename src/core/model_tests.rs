@@ -5,6 +5,7 @@
 
 mod cache;
 mod counts;
+mod forms;
 mod homes;
 mod oracle;
 mod orders;
@@ -74,6 +75,16 @@ impl Dialect for Lines {
         };
         line.into_bytes()
     }
+}
+
+/// Every other line is worth it, and then begins with `z`.
+fn deflate(line: &[u8], _limits: &Limits) -> Option<Vec<u8>> {
+    line.len().is_multiple_of(2).then(|| [b"z", line].concat())
+}
+
+/// A line as it was, and whether it came deflated.
+fn inflate(line: &str) -> (&str, bool) {
+    line.strip_prefix('z').map_or((line, false), |line| (line, true))
 }
 
 fn number(event: &Event) -> usize {
@@ -160,6 +171,7 @@ struct Client {
     app: &'static str,
     user: String,
     dialect: DialectIndex,
+    deflated: bool,
     patterns: Vec<Box<str>>,
     /// Every pattern that it has ever held.
     patterns_ever: BTreeSet<Box<str>>,
@@ -249,6 +261,7 @@ impl World {
             shards: shards as ShardIndex,
             hash_seed,
             dialects: Arc::new([0, 1].map(|index| Arc::new(Lines(index, log.clone())) as Arc<dyn Dialect>)),
+            deflate,
             admission: Admission::default(),
             ledger: Ledger::default(),
             backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
@@ -309,7 +322,7 @@ impl World {
             permit: self.node.admission.admit(&client.app.into(), None, &self.settings).unwrap(),
             user: client.user.as_str().into(),
             permissions: Permissions::for_tests(&patterns),
-            dialect: client.dialect,
+            form: Form::new(client.dialect, client.deflated),
             session: client.session.map(Arc::from),
             must_authorize: client.must_authorize,
             nonce: 1_000 + who as u64,
@@ -781,7 +794,7 @@ impl World {
     fn step(&mut self, verb: &str, picks: [u8; 6]) {
         let ([a, b, c, d, e, f], live) = (picks.map(usize::from), self.live());
         let (shard, app, channel, user) = (a % self.cores.len(), APPS[b % 2], CHANNELS[c % 8], USERS[c % 3]);
-        let (dialect, person) = ((d % 2) as u8, PEOPLE[e % 3]);
+        let (dialect, deflated, person) = ((d % 2) as u8, d / 2 % 2 == 0, PEOPLE[e % 3]);
         let whom = || match d % 16 {
             0..2 if !self.clients.is_empty() => Whom::Except(e % self.clients.len()),
             2 if !self.clients.is_empty() => Whom::Only(e % self.clients.len()),
@@ -795,10 +808,8 @@ impl World {
                 let (session, must_authorize) = (SESSIONS[e / 2 % 3], e % 2 == 0 && user.is_empty());
                 let patterns = picked(&PATTERNS, f).into_iter().map(Box::from).collect();
                 let user = user.to_owned();
-                self.enter(
-                    shard,
-                    Client { app, user, dialect, patterns, session, must_authorize, ..Client::default() },
-                );
+                let client = Client { app, user, dialect, deflated, patterns, session, ..Client::default() };
+                self.enter(shard, Client { must_authorize, ..client });
             }
             ("publish", _) => {
                 let (size, whom) = (if f % 16 == 0 { 700 } else { 0 }, whom());

@@ -110,7 +110,7 @@ impl Core {
             if is_online { online } else { offline }.push(user);
             return;
         }
-        let dialect = usize::from(connection.dialect);
+        let dialect = usize::from(connection.form.dialect());
         let frame = self.node.dialects[dialect].notice(&Notice::UserState { user: &user, online: is_online });
         self.push(id.slot, frame.into());
     }
