@@ -54,6 +54,10 @@ pub struct Limits {
     /// Bytes of events alive in this node's memory, shared ones counted once. Beyond it: connections that lag behind
     /// are closed as they are sent more.
     pub outbox_total_bytes_max: usize,
+    /// Message of an event, in bytes. Below it: sent plain, also to clients that agreed on permessage-deflate.
+    pub deflate_bytes_min: usize,
+    /// Message of an event, in bytes. Beyond it: sent plain, for deflating holds up a shard, by some 10 ms for each MiB.
+    pub deflate_bytes_max: usize,
     /// Bytes of accepted events that a shard has not yet fanned out. Beyond it: publishes are answered 503.
     pub backlog_bytes_max: usize,
     /// Bytes of the last events of cache channels that this node keeps, each with its channel's name and 512 more. Beyond
@@ -114,6 +118,8 @@ impl Default for Limits {
             http_connections_max: 20_000,
             outbox_bytes_max: 1 << 20,
             outbox_total_bytes_max: 256 << 20,
+            deflate_bytes_min: 512,
+            deflate_bytes_max: 256 << 10,
             backlog_bytes_max: 64 << 20,
             cache_bytes_max: 64 << 20,
             cache_ttl: Duration::from_secs(30 * 60),

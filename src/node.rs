@@ -28,6 +28,7 @@ use crate::protocol::pusher::PusherDoor;
 use crate::protocol::pusher::idempotency::Idempotency;
 use crate::shard::door::FrontDoor;
 use crate::shard::listener::{Listener, Socket, Trust, bind};
+use crate::shard::ws::deflate::deflate;
 use crate::shard::{Doors, Given, Mail, Shard, Shared};
 
 /// What a shard may take, beside its own goodbyes, before it is given up.
@@ -193,6 +194,7 @@ impl Node {
                 shards: shards as core::ShardIndex,
                 hash_seed: uuid::Uuid::new_v4().as_u128() as u64,
                 dialects: dialects(),
+                deflate,
                 admission: Admission::default(),
                 ledger: Ledger::default(),
                 backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
@@ -315,6 +317,7 @@ fn settings(config: &Config) -> Settings {
         subscription_count: app.subscription_count,
         authorize_within: app.authorized_connections.then_some(app.authorize_timeout),
         observed: !app.hooks.is_empty(),
+        deflates: app.permessage_deflate,
     };
     let apps = config.apps.iter().map(|one| (AppKey::from(&*one.key), app(one))).collect();
     Settings { limits: config.limits.clone(), apps }
@@ -413,6 +416,7 @@ fn listener(
         index,
         path_prefix: spec.path_prefix,
         stays_open: spec.doors == [Door::Ops],
+        deflates: spec.permessage_deflate,
         trust: Trust { trusted: spec.trusted, allow: spec.allow, token: spec.token, hosts: spec.hosts },
         trusted_proxies,
         seats: (0..shards).map(|_| AtomicUsize::new(0)).collect(),

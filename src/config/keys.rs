@@ -78,6 +78,7 @@ fn listen(w: &mut impl Walk, listener: &mut Listener) {
     secret(w, "token", "token_file", &mut listener.token);
     w.key("hosts", &mut listener.hosts);
     w.key("path_prefix", &mut listener.path_prefix);
+    w.key("permessage_deflate", &mut listener.permessage_deflate);
     // Printed for unix sockets only: for others it is an error to write it.
     let mut unix_mode = matches!(listener.address, Address::Unix(_)).then_some(listener.unix_mode);
     w.key("unix_mode", &mut unix_mode);
@@ -108,6 +109,7 @@ fn app(w: &mut impl Walk, app: &mut App) {
     w.number("client_events_per_s", COUNT_OR_NONE, &mut app.client_events_per_s);
     w.number("client_event_bytes_max", COUNT, &mut app.client_event_bytes_max);
     w.number("event_bytes_max", COUNT, &mut app.event_bytes_max);
+    w.key("permessage_deflate", &mut app.permessage_deflate);
     w.key("legacy_push1st_tokens", &mut app.legacy_push1st_tokens);
     w.key("legacy_channel_names", &mut app.legacy_channel_names);
     w.key("legacy_presence", &mut app.legacy_presence);
@@ -180,6 +182,8 @@ fn limits(w: &mut impl Walk, limits: &mut Limits) {
     w.number("http_connections_max", COUNT, &mut limits.http_connections_max);
     w.number("outbox_bytes_max", COUNT, &mut limits.outbox_bytes_max);
     w.number("outbox_total_bytes_max", COUNT, &mut limits.outbox_total_bytes_max);
+    w.number("deflate_bytes_min", COUNT, &mut limits.deflate_bytes_min);
+    w.number("deflate_bytes_max", COUNT, &mut limits.deflate_bytes_max);
     w.number("backlog_bytes_max", COUNT, &mut limits.backlog_bytes_max);
     w.number("cache_bytes_max", COUNT, &mut limits.cache_bytes_max);
     w.number("cache_ttl_ms", TIME_MS, &mut limits.cache_ttl);

@@ -90,6 +90,8 @@ pub struct Listener {
     /// The names, besides IP addresses and `localhost`, that a trusted listener goes by in `Host` and `Origin`; `*` is
     /// any.
     pub hosts: Vec<String>,
+    /// Whether messages may be deflated here (permessage-deflate, RFC 7692), whatever the app.
+    pub permessage_deflate: bool,
 }
 
 /// A tenant.
@@ -146,6 +148,8 @@ pub struct App {
     pub client_event_bytes_max: usize,
     /// `data` of one event of a Pusher publish, decoded, in bytes. Beyond it: 413.
     pub event_bytes_max: usize,
+    /// Whether messages from and to its clients may be deflated (permessage-deflate, RFC 7692), whatever the listener.
+    pub permessage_deflate: bool,
     /// Whether access tokens that Push1ST itself made are accepted.
     pub legacy_push1st_tokens: bool,
     /// Whether Pusher clients and backends may name channels by any characters, as Push1ST lets them.
@@ -303,6 +307,7 @@ impl Listener {
             allow: Vec::new(),
             token: None,
             hosts: Vec::new(),
+            permessage_deflate: false,
         }
     }
 }
@@ -334,6 +339,7 @@ impl App {
             client_events_per_s: 10,
             client_event_bytes_max: 10_240,
             event_bytes_max: 10_240,
+            permessage_deflate: false,
             legacy_push1st_tokens: false,
             legacy_channel_names: false,
             legacy_presence: false,

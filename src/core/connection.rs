@@ -4,9 +4,10 @@ use super::admission::Permit;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::event::{DialectIndex, Event, Member};
+use super::event::{Event, Form, Member};
 use super::grant::Permissions;
 use super::id::{ChannelName, ConnectionId, UserId};
 use super::message::Subscriber;
@@ -134,7 +135,7 @@ pub struct Connection {
     pub(super) id: ConnectionId,
     pub(super) permit: Permit,
     pub(super) user: UserId,
-    pub(super) dialect: DialectIndex,
+    pub(super) form: Form,
     pub(super) permissions: Permissions,
     /// What the client calls its session, where a protocol has that.
     pub(super) session: Option<Arc<str>>,
@@ -142,7 +143,8 @@ pub struct Connection {
     pub(super) signed_in: Option<Box<SignedIn>>,
     /// It has yet to show who it is, and is closed if it does not in time.
     pub(super) must_authorize: bool,
-    pub(super) subscriptions: Vec<Subscription>,
+    /// Two are held inline: most connections have few.
+    pub(super) subscriptions: SmallVec<[Subscription; 2]>,
     /// The command in flight, if any; the next one waits for it.
     pub(super) pending: Option<Box<Pending>>,
     /// Number of the last command: an answer to an older one is stale.
@@ -238,7 +240,7 @@ impl Connection {
     }
 
     pub(super) fn subscriber(&self) -> Subscriber {
-        Subscriber { session: self.session_name(), dialect: self.dialect, user: self.user.clone() }
+        Subscriber { session: self.session_name(), form: self.form, user: self.user.clone() }
     }
 
     /// When it was opened, in milliseconds of the shard's clock.

@@ -5,6 +5,7 @@
 
 mod cache;
 mod counts;
+mod forms;
 mod homes;
 mod oracle;
 mod orders;
@@ -33,6 +34,8 @@ const USERS: [&str; 3] = ["", "u", "v"];
 const PEOPLE: [&str; 3] = ["x", "y", "z"];
 const SESSIONS: [Option<&str>; 3] = [None, Some("s"), Some("s.t")];
 
+/// By then every channel has rested.
+const RESTED_US: u64 = u64::MAX / 2;
 const AUTHORIZE_MS: u64 = 10_000;
 const GRACE_MS: u64 = 5_000;
 const CACHE_MS: u64 = 8_000;
@@ -72,6 +75,16 @@ impl Dialect for Lines {
         };
         line.into_bytes()
     }
+}
+
+/// Every other line is worth it, and then begins with `z`.
+fn deflate(line: &[u8], _limits: &Limits) -> Option<Vec<u8>> {
+    line.len().is_multiple_of(2).then(|| [b"z", line].concat())
+}
+
+/// A line as it was, and whether it came deflated.
+fn inflate(line: &str) -> (&str, bool) {
+    line.strip_prefix('z').map_or((line, false), |line| (line, true))
 }
 
 fn number(event: &Event) -> usize {
@@ -158,6 +171,7 @@ struct Client {
     app: &'static str,
     user: String,
     dialect: DialectIndex,
+    deflated: bool,
     patterns: Vec<Box<str>>,
     /// Every pattern that it has ever held.
     patterns_ever: BTreeSet<Box<str>>,
@@ -247,6 +261,7 @@ impl World {
             shards: shards as ShardIndex,
             hash_seed,
             dialects: Arc::new([0, 1].map(|index| Arc::new(Lines(index, log.clone())) as Arc<dyn Dialect>)),
+            deflate,
             admission: Admission::default(),
             ledger: Ledger::default(),
             backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
@@ -307,7 +322,7 @@ impl World {
             permit: self.node.admission.admit(&client.app.into(), None, &self.settings).unwrap(),
             user: client.user.as_str().into(),
             permissions: Permissions::for_tests(&patterns),
-            dialect: client.dialect,
+            form: Form::new(client.dialect, client.deflated),
             session: client.session.map(Arc::from),
             must_authorize: client.must_authorize,
             nonce: 1_000 + who as u64,
@@ -650,11 +665,10 @@ impl World {
     }
 
     fn fan_out(&mut self, shard: usize) {
-        if !self.cores[shard].has_fan_out() {
-            self.cores[shard].begin_pass();
-        }
+        self.cores[shard].begin_turn(RESTED_US);
         self.cores[shard].fan_out();
         self.after(shard);
+        self.cores[shard].end_turn(RESTED_US);
     }
 
     /// Writes up to so many bytes of what a client has yet to be sent.
@@ -753,7 +767,7 @@ impl World {
                 }
             }
             for shard in 0..self.cores.len() {
-                while self.cores[shard].has_fan_out() || self.cores[shard].has_waiting() {
+                while self.cores[shard].has_fan_out() || self.cores[shard].next_fan_out_us().is_some() {
                     self.fan_out(shard);
                 }
             }
@@ -780,7 +794,7 @@ impl World {
     fn step(&mut self, verb: &str, picks: [u8; 6]) {
         let ([a, b, c, d, e, f], live) = (picks.map(usize::from), self.live());
         let (shard, app, channel, user) = (a % self.cores.len(), APPS[b % 2], CHANNELS[c % 8], USERS[c % 3]);
-        let (dialect, person) = ((d % 2) as u8, PEOPLE[e % 3]);
+        let (dialect, deflated, person) = ((d % 2) as u8, d / 2 % 2 == 0, PEOPLE[e % 3]);
         let whom = || match d % 16 {
             0..2 if !self.clients.is_empty() => Whom::Except(e % self.clients.len()),
             2 if !self.clients.is_empty() => Whom::Only(e % self.clients.len()),
@@ -794,10 +808,8 @@ impl World {
                 let (session, must_authorize) = (SESSIONS[e / 2 % 3], e % 2 == 0 && user.is_empty());
                 let patterns = picked(&PATTERNS, f).into_iter().map(Box::from).collect();
                 let user = user.to_owned();
-                self.enter(
-                    shard,
-                    Client { app, user, dialect, patterns, session, must_authorize, ..Client::default() },
-                );
+                let client = Client { app, user, dialect, deflated, patterns, session, ..Client::default() };
+                self.enter(shard, Client { must_authorize, ..client });
             }
             ("publish", _) => {
                 let (size, whom) = (if f % 16 == 0 { 700 } else { 0 }, whom());
@@ -893,7 +905,7 @@ fn member(app: &str, person: &str, is_large: bool) -> Member {
 fn subscriptions(core: &Core, slot: u32) -> BTreeSet<String> {
     let held = &core.connections[slot as usize].subscriptions;
     let names = held.iter().map(|held| {
-        let audience = &core.audiences[held.audience as usize];
+        let audience = &core.audiences[held.audience];
         assert_eq!(audience.subscribers[held.position as usize].slot, slot);
         audience.channel.as_str().to_string()
     });

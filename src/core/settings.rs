@@ -42,6 +42,8 @@ pub struct AppSettings {
     pub authorize_within: Option<Duration>,
     /// Whether somebody wants to know what happens.
     pub observed: bool,
+    /// Whether its connections may be sent events deflated.
+    pub deflates: bool,
 }
 
 impl AppSettings {
@@ -55,6 +57,7 @@ impl AppSettings {
         subscription_count: false,
         authorize_within: None,
         observed: false,
+        deflates: false,
     };
 }
 

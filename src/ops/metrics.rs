@@ -133,6 +133,8 @@ impl Collector for Scrape {
             ("connections_opened", "Client connections ever opened", stats.connections_opened),
             ("events_in", "Events accepted for channels", stats.events_in),
             ("events_out", "Events queued for connections", stats.events_out),
+            ("frames_encoded", "Frames written for events and notices of channels", stats.frames_encoded),
+            ("frames_deflated", "Frames written for them that were deflated", stats.frames_deflated),
             ("commands", "Client messages received", stats.commands),
             ("bytes_in", "Bytes read from client connections", stats.bytes_in),
             ("bytes_out", "Bytes written to client connections", stats.bytes_out),

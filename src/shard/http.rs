@@ -164,6 +164,11 @@ impl Seat {
         listener.seats[shard].fetch_add(1, Ordering::Relaxed);
         Self { listener, shard }
     }
+
+    /// Whether messages may be deflated on its listener.
+    pub(super) fn deflates(&self) -> bool {
+        self.listener.deflates
+    }
 }
 
 impl Drop for Seat {

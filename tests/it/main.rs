@@ -4,6 +4,8 @@
 mod client;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod crowds;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod deflate;
 mod http;
 mod jobs;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
@@ -55,6 +57,7 @@ transcripts! { gusher:
     connect_errors
     decode
     decode_errors
+    deflate
     disabled_app
     doors
     form_fields
@@ -175,6 +178,10 @@ transcripts! { pusher:
     command_order
     cors
     deep_nesting
+    deflate_messages
+    deflate_off
+    deflate_offers
+    deflate_reload
     deprecated_events
     disabled_app
     event_name_max
@@ -329,6 +336,7 @@ transcripts! { push1st:
 
 transcripts! { crossing:
     cache
+    deflate
     from_gusher_v1
     from_gusher_v3
     from_push1st_string

@@ -13,12 +13,13 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio::task::{spawn_local, yield_now};
 
-use super::codec::{self, Decoder, Message};
+use super::codec::{self, Accepts, Decoder, Message};
+use super::deflate;
 use super::handshake::{self, NotAnUpgrade};
 use crate::core::AppKey;
 use crate::core::{
-    CloseReason, Connection, ConnectionId, Core, DialectIndex, Grant, Hello, Outbox, Outcome, Permissions, Rejection,
-    UserId,
+    CloseReason, Connection, ConnectionId, Core, DialectIndex, Form, Grant, Hello, Outbox, Outcome, Permissions,
+    Rejection, UserId,
 };
 use crate::shard::door::{Farewell, Heard, Session, Step};
 use crate::shard::http::{Exchange, Response, Seat};
@@ -92,7 +93,10 @@ fn shake_hands(
 ) -> Result<(ConnectionId, Response), Refusal> {
     let accept = handshake::accept(&exchange.request).map_err(Refusal::NotAnUpgrade)?;
     let shard = exchange.shard.clone();
-    let id = enter(&shard, exchange, welcome).map_err(Refusal::Rejected)?;
+    let may_deflate = exchange.seat.deflates() || exchange.settings.app(&welcome.app).deflates;
+    let extension = if may_deflate { deflate::agree(exchange.request.headers()) } else { None };
+    let deflated = extension.is_some();
+    let id = enter(&shard, exchange, welcome, deflated).map_err(Refusal::Rejected)?;
     let opening = Opening { shard: shard.clone(), id, done: false };
     let upgrade = hyper::upgrade::on(&mut exchange.request);
     let session = session(id);
@@ -101,13 +105,13 @@ fn shake_hands(
         let mut opening = opening;
         if let Some((stream, early)) = upgraded(upgrade).await {
             opening.done = true;
-            let conn = Rc::new(Conn::new(id, stream, session, seat));
+            let conn = Rc::new(Conn::new(id, stream, session, deflated, seat));
             attach(&shard, &conn);
             // a task of its own: the one that shook hands is many times larger
             spawn_local(run(shard, conn, early));
         }
     });
-    Ok((id, handshake::switching_protocols(accept)))
+    Ok((id, handshake::switching_protocols(accept, extension)))
 }
 
 /// Completes a handshake only to say no on the socket, where clients of some protocols look for the reason: sends a
@@ -129,10 +133,10 @@ pub fn refuse(exchange: &mut Exchange, words: Option<String>, farewell: Farewell
         outbox.push([words, codec::close_frame(farewell.code, &farewell.reason)].concat().into());
         let _ = tokio::time::timeout(CLOSE_LINGER, say_goodbye(&stream, &mut outbox)).await;
     });
-    Ok(handshake::switching_protocols(accept))
+    Ok(handshake::switching_protocols(accept, None))
 }
 
-fn enter(shard: &Rc<Shard>, exchange: &Exchange, welcome: Welcome) -> Result<ConnectionId, Rejection> {
+fn enter(shard: &Rc<Shard>, exchange: &Exchange, welcome: Welcome, deflated: bool) -> Result<ConnectionId, Rejection> {
     let node = &shard.shared.node;
     if *shard.shared.draining.borrow() {
         return Err(shard.core.borrow_mut().rejected(Rejection::Draining));
@@ -148,7 +152,8 @@ fn enter(shard: &Rc<Shard>, exchange: &Exchange, welcome: Welcome) -> Result<Con
         if !Arc::ptr_eq(core.settings(), &exchange.settings) {
             return Err(core.rejected(Rejection::Overloaded));
         }
-        core.connect(Hello { permit, user, permissions, dialect, session, must_authorize, nonce })
+        let form = Form::new(dialect, deflated);
+        core.connect(Hello { permit, user, permissions, form, session, must_authorize, nonce })
     })
 }
 
@@ -179,6 +184,8 @@ pub(in crate::shard) struct Conn {
     id: ConnectionId,
     pub(in crate::shard) stream: Stream,
     session: RefCell<Box<dyn Session>>,
+    /// Messages may come deflated.
+    deflated: bool,
     /// Wakes the connection's task.
     waker: RefCell<Option<Waker>>,
     /// The socket takes no more for now.
@@ -191,11 +198,12 @@ pub(in crate::shard) struct Conn {
 }
 
 impl Conn {
-    fn new(id: ConnectionId, stream: Stream, session: Box<dyn Session>, seat: Rc<Seat>) -> Self {
+    fn new(id: ConnectionId, stream: Stream, session: Box<dyn Session>, deflated: bool, seat: Rc<Seat>) -> Self {
         Self {
             id,
             stream,
             session: RefCell::new(session),
+            deflated,
             waker: RefCell::default(),
             blocked: Cell::new(false),
             busy: Cell::new(false),
@@ -361,14 +369,14 @@ fn read(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder) -> Vec<u8> {
 fn digest(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder, input: &mut [u8]) -> Vec<u8> {
     let settings = shard.settings();
     let limits = &settings.limits;
-    let bytes_max = conn.session().message_bytes_max(limits);
+    let accepts = Accepts { message_bytes_max: conn.session().message_bytes_max(limits), deflated: conn.deflated };
     let mut at = 0;
     // to the end of the input and once more: only then does the decoder let go of a message that came in pieces
     while !conn.ended.get() {
         if conn.busy.get() {
             return input[at..].to_vec();
         }
-        let decoded = match decoder.decode(&mut input[at..], bytes_max) {
+        let decoded = match decoder.decode(&mut input[at..], accepts) {
             Ok(decoded) => decoded,
             Err(violation) => {
                 let frame = codec::close_frame(violation.close_code(), violation.reason());
