@@ -3,6 +3,8 @@
 
 #[path = "support/network.rs"]
 mod network;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/hydrant.rs"]
 mod program;
 
@@ -12,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use port::ReservedPort;
 use program::{Dev, Ended, PROGRAM, Server, command, http, hydrant, openssl_pair, post, run};
 use tokio_tungstenite::tungstenite::{Message, connect};
 
@@ -301,9 +304,15 @@ fn publish_and_what_keeps_it_from_it() {
     check(&master, &["--app", "demo", "a b", "é&=%", "x=1&y\n"], 0, odd, &[]);
     check(&master, &["--app", "other", "news", "greeting", "1"], 1, "", &["answered 404 Not Found: app not found"]);
     check(&master, &["--app", "demo", "news", "greeting", ""], 1, "", &["answered 400 Bad Request: empty data"]);
-    drop(server);
+    let nobody = ReservedPort::new();
     let refused = ["error: cannot reach http://127.0.0.1:", "refused", "is the server running"];
-    check(&master, &["--app", "demo", "news", "greeting", "1"], 1, "", &refused);
+    check(
+        &format!("http://127.0.0.1:{}/api/", nobody.number),
+        &["--app", "demo", "news", "greeting", "1"],
+        1,
+        "",
+        &refused,
+    );
 }
 
 #[test]

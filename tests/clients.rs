@@ -61,7 +61,7 @@ id = "4713"
 key = "for-the-authorized"
 secret = "app secret"
 authorized_connections = true
-authorize_timeout_ms = 1000
+authorize_timeout_ms = 3000
 
 [pusher]
 activity_timeout_ms = 1000

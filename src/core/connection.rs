@@ -4,6 +4,7 @@ use super::admission::Permit;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use super::event::{Event, Form, Member};
@@ -142,7 +143,8 @@ pub struct Connection {
     pub(super) signed_in: Option<Box<SignedIn>>,
     /// It has yet to show who it is, and is closed if it does not in time.
     pub(super) must_authorize: bool,
-    pub(super) subscriptions: Vec<Subscription>,
+    /// Two are held inline: most connections have few.
+    pub(super) subscriptions: SmallVec<[Subscription; 2]>,
     /// The command in flight, if any; the next one waits for it.
     pub(super) pending: Option<Box<Pending>>,
     /// Number of the last command: an answer to an older one is stale.

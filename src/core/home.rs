@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
 use super::event::{Event, Form, Member};
 use super::id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
@@ -71,11 +72,74 @@ pub(super) struct ChannelHomes {
 #[derive(Default, Debug)]
 pub(super) struct ChannelHome {
     /// Subscriptions per shard and form; short, for most shards × forms have none.
-    audience: Vec<(ShardIndex, Form, u32)>,
-    /// Connections per distinct user that has said who it is.
-    users: Map<UserId, u32>,
+    audience: SmallVec<[(ShardIndex, Form, u32); 2]>,
+    users: Users,
     /// What most channels do not have.
     rare: Option<Box<Rare>>,
+}
+
+/// Connections per distinct user that has said who it is. A channel of one's own is common.
+#[derive(Default, Debug)]
+enum Users {
+    #[default]
+    None,
+    One(UserId, u32),
+    Many(Box<Map<UserId, u32>>),
+}
+
+impl Users {
+    fn len(&self) -> usize {
+        match self {
+            Users::None => 0,
+            Users::One(..) => 1,
+            Users::Many(users) => users.len(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &UserId> {
+        let (one, many) = match self {
+            Users::None => (None, None),
+            Users::One(user, _) => (Some(user), None),
+            Users::Many(users) => (None, Some(users.keys())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn add(&mut self, user: &UserId) {
+        match self {
+            Users::None => *self = Users::One(user.clone(), 1),
+            Users::One(only, count) if only == user => *count += 1,
+            Users::One(only, count) => {
+                *self = Users::Many(Box::new([(only.clone(), *count), (user.clone(), 1)].into_iter().collect()));
+            }
+            Users::Many(users) => *users.entry(user.clone()).or_default() += 1,
+        }
+    }
+
+    fn remove(&mut self, user: &UserId) {
+        match self {
+            Users::None => {}
+            Users::One(only, count) => {
+                if only == user {
+                    *count -= 1;
+                    if *count == 0 {
+                        *self = Users::None;
+                    }
+                }
+            }
+            Users::Many(users) => {
+                if let Some(count) = users.get_mut(user) {
+                    *count -= 1;
+                    if *count == 0 {
+                        users.remove(user);
+                    }
+                }
+                if users.is_empty() {
+                    *self = Users::None;
+                }
+            }
+        }
+    }
 }
 
 /// What presence channels, cache channels and those with counted subscribers have.
@@ -133,8 +197,12 @@ impl ChannelHome {
     }
 
     /// Distinct users that said who they are when they connected.
-    pub(super) fn users(&self) -> impl ExactSizeIterator<Item = &UserId> {
-        self.users.keys()
+    pub(super) fn users(&self) -> impl Iterator<Item = &UserId> {
+        self.users.iter()
+    }
+
+    pub(super) fn user_count(&self) -> usize {
+        self.users.len()
     }
 
     /// Subscriptions on all shards.
@@ -276,13 +344,10 @@ impl ChannelHomes {
         let at = (who.session.id.shard, who.form);
         match home.audience.iter_mut().find(|(on, reads, _)| (*on, *reads) == at) {
             Some((_, _, count)) => *count += 1,
-            None => {
-                home.audience.reserve_exact(1); // a channel of one's own is common
-                home.audience.push((at.0, at.1, 1));
-            }
+            None => home.audience.push((at.0, at.1, 1)),
         }
         if !who.user.as_str().is_empty() {
-            *home.users.entry(who.user.clone()).or_default() += 1;
+            home.users.add(&who.user);
         }
         if let Some(member) = member {
             home.add_member(who.session.id, member);
@@ -309,12 +374,7 @@ impl ChannelHomes {
                 }
                 left.vacated = home.audience.is_empty();
             }
-            if let Some(count) = home.users.get_mut(&who.user) {
-                *count -= 1;
-                if *count == 0 {
-                    home.users.remove(&who.user);
-                }
-            }
+            home.users.remove(&who.user);
             home.remove_member(who.session.id, leaves_ms, &mut left);
             if left.vacated
                 && let Some(rare) = &mut home.rare

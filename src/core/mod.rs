@@ -26,6 +26,7 @@ mod outbox;
 mod rejection;
 mod request;
 mod roster;
+mod schedule;
 mod settings;
 mod sign_in;
 mod stats;
@@ -35,26 +36,28 @@ mod timers;
 mod model_tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foldhash::fast::{FixedState, RandomState};
+use foldhash::fast::FixedState;
 use regex::Regex;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::limits::Limits;
 
-use audience::{Audience, Delivery};
+use audience::{Audiences, Delivery};
 use channel::own_channel;
 use connection::{Pending, Subscription};
 use home::{ChannelHome, ChannelHomes, SignedInHomes, UserHomes};
 use message::{Leaving, Letter, Subscriber};
 use request::{Part, Requests};
 use roster::Due;
+use schedule::Schedule;
 use timers::Wheel;
 
 pub use admission::{Admission, Permit};
@@ -143,11 +146,9 @@ pub struct Core {
     settings: Arc<Settings>,
     hash: FixedState,
     connections: Slab<Connection>,
-    audiences: Slab<Audience>,
-    audience_of: HashMap<(AppKey, ChannelName), u32, RandomState>,
-    /// Audiences with events on their way that take turns in this pass, and those that wait for the next.
-    serving: VecDeque<u32>,
-    waiting: VecDeque<u32>,
+    audiences: Audiences,
+    /// Audiences with events on their way.
+    schedule: Schedule,
     channels: ChannelHomes,
     users: UserHomes,
     signed_in: SignedInHomes,
@@ -224,10 +225,8 @@ impl Core {
             shard,
             hash: FixedState::with_seed(node.hash_seed),
             connections: Slab::new(),
-            audiences: Slab::new(),
-            audience_of: HashMap::default(),
-            serving: VecDeque::new(),
-            waiting: VecDeque::new(),
+            audiences: Audiences::default(),
+            schedule: Schedule::default(),
             channels: ChannelHomes::new(),
             users: UserHomes::new(),
             signed_in: SignedInHomes::new(),
@@ -311,7 +310,7 @@ impl Core {
             session: hello.session,
             signed_in: None,
             must_authorize: hello.must_authorize,
-            subscriptions: Vec::new(),
+            subscriptions: SmallVec::new(),
             pending: Some(Box::new(Pending::Register)),
             command: 0,
             outbox: Outbox::default(),
@@ -482,8 +481,7 @@ impl Core {
     /// everybody over and over.
     pub fn unsubscribe(&mut self, slot: u32, channel: &ChannelName, flaps: bool) -> bool {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
-        let key = (connection.permit.app().clone(), channel.clone());
-        let Some(audience) = self.audience_of.get(&key).copied() else { return false };
+        let Some(audience) = self.audiences.find(connection.permit.app(), channel) else { return false };
         let Some(at) = connection.subscriptions.iter().position(|held| held.audience == audience) else {
             return false;
         };
@@ -701,51 +699,70 @@ impl Core {
         self.now_ms = self.now_ms.max(now_ms);
     }
 
-    /// Whether a pass over channels with events on their way is under way: [`Core::fan_out`] goes on with it.
+    /// A turn begins: channels that have rested until then are served. Fan-out's clock counts microseconds.
+    pub fn begin_turn(&mut self, now_us: u64) {
+        self.schedule.begin_turn(now_us);
+    }
+
+    /// Whether there is something to [fan out](Core::fan_out) in this turn.
     pub fn has_fan_out(&self) -> bool {
-        !self.serving.is_empty()
+        self.schedule.is_serving()
     }
 
-    /// Whether events wait for the next pass, so that more of them can share a write.
-    pub fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// When there is something to fan out next, for a turn to begin then.
+    pub fn next_fan_out_us(&self) -> Option<u64> {
+        self.schedule.next_us()
     }
 
-    /// Begins a pass over every channel that has events waiting.
-    pub fn begin_pass(&mut self) {
-        self.serving.append(&mut self.waiting);
+    /// Whether [`Core::next_fan_out_us`] may have come nearer since a turn began, or this was last asked.
+    pub fn has_new_fan_out(&mut self) -> bool {
+        self.schedule.take_news()
     }
 
-    /// Hands events to the next slice of subscribers; channels take turns. Returns how many subscribers were looked at.
-    pub fn fan_out(&mut self) -> usize {
+    /// Hands events to the next slice of subscribers; channels take turns, and small ones share a slice.
+    pub fn fan_out(&mut self) {
         debug_assert!(
             !self.effects.iter().any(|effect| matches!(effect, Effect::Outcome(..))),
             "take_effects comes first"
         );
-        let Some(index) = self.serving.pop_front() else { return 0 };
-        let audience = &mut self.audiences[index as usize];
-        let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
-        let ledger = &self.node.ledger;
-        let (looked_at, weight) =
-            audience.serve(SLICE_SUBSCRIBERS, ledger, connections, |connection, frame, events| {
+        let mut left = SLICE_SUBSCRIBERS;
+        while left > 0
+            && let Some((index, now_us)) = self.schedule.next()
+        {
+            let audience = &mut self.audiences[index];
+            let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
+            let push = |connection: &mut Connection, frame: Bytes, events: usize| {
                 if !connection.closing && !frame.is_empty() {
                     stats.events_out += events as u64;
                     connection.outbox.push(frame);
                     mark_dirty(connection, dirty);
                 }
-            });
-        self.repay(weight);
-        self.tidy(index);
-        let audience = &mut self.audiences[index as usize];
-        if audience.has_batch() {
-            self.serving.push_back(index);
-        } else if audience.has_work() {
-            self.waiting.push_back(index);
-        } else {
-            audience.listed = false;
-            self.remove_if_unused(index);
+            };
+            let served = audience.serve(left, now_us, &self.node.ledger, connections, push);
+            // one that nobody is left of is no way to go on for ever
+            left = left.saturating_sub(served.looked_at.max(1));
+            self.repay(served.weight);
+            self.tidy(index);
+            if self.audiences[index].is_under_way() {
+                self.schedule.goes_on(index);
+            } else {
+                self.schedule.served(index, served.began_us.unwrap_or(now_us));
+            }
         }
-        looked_at
+    }
+
+    /// A turn has ended, with everything written: channels that were served to the end rest.
+    pub fn end_turn(&mut self, now_us: u64) {
+        for (index, until_us) in self.schedule.end_turn(now_us) {
+            let audience = &mut self.audiences[index];
+            audience.rests_until_us = if audience.is_pressed() { now_us } else { until_us };
+            audience.listed = audience.has_work();
+            if audience.listed {
+                self.schedule.rest(index, audience.rests_until_us);
+            } else {
+                self.remove_if_unused(index);
+            }
+        }
     }
 
     /// Takes the slots of connections that have something to be written.
@@ -816,7 +833,6 @@ impl Core {
     pub fn is_bare(&self) -> bool {
         self.connections.is_empty()
             && self.audiences.is_empty()
-            && self.audience_of.is_empty()
             && self.channels.is_empty()
             && self.users.len() == 0
             && self.signed_in.is_empty()
@@ -874,18 +890,18 @@ impl Core {
                 self.answer(ticket, Part::Home { answer, more: 0 });
             }
             Letter::Deliver { app, channel, frames, weight, target, ticket } => {
-                let audience = self.audience_of.get(&(app, channel.clone())).copied();
+                let audience = self.audiences.find(&app, &channel);
                 if let Some(ticket) = ticket {
                     let count = audience.map_or(0, |index| self.count(index, &target));
                     self.answer(ticket, Part::Extra(Answer::PerChannel(vec![(channel, count)])));
                 }
                 match audience {
                     Some(index) => {
-                        let audience = &mut self.audiences[index as usize];
+                        let audience = &mut self.audiences[index];
                         audience.queue(Delivery { frames, weight, target });
                         if !audience.listed {
                             audience.listed = true;
-                            self.waiting.push_back(index);
+                            self.schedule.rest(index, audience.rests_until_us);
                         }
                     }
                     None => self.repay(weight),
@@ -992,7 +1008,7 @@ impl Core {
             }
             None => {
                 for joined in &joined {
-                    self.begin_subscription(slot, app.clone(), joined.channel.clone());
+                    self.begin_subscription(slot, &app, &joined.channel);
                 }
                 Outcome::Subscribed(joined)
             }
@@ -1015,7 +1031,7 @@ impl Core {
                 names(home.into_iter().flat_map(ChannelHome::users).map(|user| user.clone().into_shared()).collect())
             }
             Query::MemberCount(app, channel) => {
-                Answer::Count(self.channels.get(app, channel).map_or(0, |home| home.users().len() as u64))
+                Answer::Count(self.channels.get(app, channel).map_or(0, |home| home.user_count() as u64))
             }
             Query::Describe(app, which) => Answer::Channels(self.describe(app, which)),
             Query::Present(app, channel) => {
@@ -1023,8 +1039,8 @@ impl Core {
                 names(members.map(|member| member.user.clone().into_shared()).collect())
             }
             Query::Sessions(app, channel) => {
-                let audience = self.audience_of.get(&(app.clone(), channel.clone()));
-                let slots = audience.into_iter().flat_map(|index| self.audiences[*index as usize].slots());
+                let audience = self.audiences.find(app, channel);
+                let slots = audience.into_iter().flat_map(|index| self.audiences[index].slots());
                 let info = |slot| {
                     let held: &Connection = &self.connections[slot as usize];
                     SessionInfo { name: held.session_name(), address: held.permit.address() }
@@ -1106,7 +1122,7 @@ impl Core {
 
     /// How many subscribers of an audience an event is for.
     fn count(&self, audience: u32, target: &Target) -> u64 {
-        let slots = self.audiences[audience as usize].slots();
+        let slots = self.audiences[audience].slots();
         slots.filter(|slot| target.admits(&self.connections[*slot as usize])).count() as u64
     }
 
@@ -1125,19 +1141,15 @@ impl Core {
     }
 
     fn has_subscription(&self, connection: &Connection, channel: &ChannelName) -> bool {
-        self.audience_of
-            .get(&(connection.permit.app().clone(), channel.clone()))
-            .is_some_and(|audience| connection.subscriptions.iter().any(|held| held.audience == *audience))
+        self.audiences
+            .find(connection.permit.app(), channel)
+            .is_some_and(|audience| connection.subscriptions.iter().any(|held| held.audience == audience))
     }
 
-    fn begin_subscription(&mut self, slot: u32, app: AppKey, channel: ChannelName) {
+    fn begin_subscription(&mut self, slot: u32, app: &AppKey, channel: &ChannelName) {
         let shows_who_it_is = ChannelKind::of(channel.as_str()).access != Access::Public;
-        let audiences = &mut self.audiences;
-        let audience = *self
-            .audience_of
-            .entry((app, channel))
-            .or_insert_with_key(|(app, channel)| audiences.insert(Audience::new(app.clone(), channel.clone())) as u32);
-        let position = self.audiences[audience as usize].join(slot);
+        let audience = self.audiences.find_or_insert(app, channel);
+        let position = self.audiences[audience].join(slot);
         let connection = &mut self.connections[slot as usize];
         connection.subscriptions.push(Subscription { audience, position });
         connection.must_authorize &= !shows_who_it_is;
@@ -1150,7 +1162,7 @@ impl Core {
         let mut index = 0;
         let mut ended = Vec::new();
         connection.subscriptions.retain(|held| {
-            let ends = which(index, &audiences[held.audience as usize].channel);
+            let ends = which(index, &audiences[held.audience].channel);
             index += 1;
             if ends {
                 ended.push(*held);
@@ -1173,7 +1185,7 @@ impl Core {
 
     fn leave_audience(&mut self, subscription: Subscription) -> ChannelName {
         let index = subscription.audience;
-        let audience = &mut self.audiences[index as usize];
+        let audience = &mut self.audiences[index];
         let channel = audience.channel.clone();
         if let Some(moved) = audience.leave(subscription.position) {
             move_subscription(&mut self.connections, moved, index, subscription.position);
@@ -1189,12 +1201,12 @@ impl Core {
 
     fn tidy(&mut self, index: u32) {
         let connections = &mut self.connections;
-        self.audiences[index as usize].tidy(|slot, position| move_subscription(connections, slot, index, position));
+        self.audiences[index].tidy(|slot, position| move_subscription(connections, slot, index, position));
     }
 
     /// Frees an audience without subscribers; one that is listed is freed when its turn comes.
     fn remove_if_unused(&mut self, index: u32) {
-        let audience = &mut self.audiences[index as usize];
+        let audience = &mut self.audiences[index];
         if !audience.is_empty() {
             return;
         }
@@ -1202,8 +1214,7 @@ impl Core {
         let listed = audience.listed;
         self.repay(weight);
         if !listed {
-            let audience = self.audiences.remove(index as usize);
-            self.audience_of.remove(&(audience.app, audience.channel));
+            self.audiences.remove(index);
         }
     }
 

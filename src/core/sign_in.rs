@@ -78,7 +78,7 @@ impl Core {
         let (app, channel) = (connection.permit.app().clone(), own_channel(&signed_in.user));
         connection.must_authorize = false;
         connection.signed_in = Some(Box::new(signed_in));
-        self.begin_subscription(id.slot, app, channel);
+        self.begin_subscription(id.slot, &app, &channel);
         self.effects.push(Effect::Outcome(id.slot, Outcome::SignedIn { online, offline }));
     }
 

@@ -20,7 +20,7 @@ use crate::hooks::jobs::{Job, JobError, Target};
 use crate::shard::door::{Answering, Farewell, FrontDoor, Heard, Session, Step};
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Size of the reply to `weigh`.
 const REPLY_BYTES: usize = 100_000;

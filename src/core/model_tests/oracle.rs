@@ -132,7 +132,7 @@ impl World {
         assert_eq!([stats.events_in, stats.app_events_in.values().sum()], [self.accepted; 2]);
         assert!(self.requests.iter().all(|(_, answer)| answer.is_some()), "a request was forgotten");
 
-        let audiences = self.cores.iter().flat_map(|core| &core.audiences);
+        let audiences = self.cores.iter().flat_map(|core| &core.audiences.all);
         assert_eq!(audiences.map(|(_, audience)| audience.subscribers.len()).sum::<usize>(), pairs);
         for order in self.log.lock().unwrap().values() {
             for shard in 0..self.cores.len() {
