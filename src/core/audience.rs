@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use slab::Slab;
 
+use super::KEPT_PLACES;
 use super::connection::Connection;
 use super::event::{Frames, Ledger};
 use super::id::{AppKey, ChannelName, ConnectionId};
@@ -97,6 +98,7 @@ impl Audience {
             return None;
         }
         self.subscribers.swap_remove(position);
+        self.give_back();
         self.subscribers.get(position).map(|moved| moved.slot)
     }
 
@@ -178,6 +180,14 @@ impl Audience {
         self.subscribers.retain(|subscriber| subscriber.slot != GONE);
         for (position, subscriber) in self.subscribers.iter().enumerate() {
             moved(subscriber.slot, position as u32);
+        }
+        self.give_back();
+    }
+
+    /// Lets go of the places of a crowd that has gone.
+    fn give_back(&mut self) {
+        if self.subscribers.capacity() > KEPT_PLACES && self.subscribers.len() < self.subscribers.capacity() / 8 {
+            self.subscribers.shrink_to(2 * self.subscribers.len());
         }
     }
 

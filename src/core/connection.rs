@@ -1,11 +1,12 @@
 //! The state of one live connection, on the shard that owns it.
 
-use super::admission::Permit;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::admission::{Permit, allocated};
+use super::audience;
 use super::event::{DialectIndex, Event, Member};
 use super::grant::Permissions;
 use super::id::{ChannelName, ConnectionId, UserId};
@@ -167,6 +168,11 @@ pub(super) struct Subscription {
     pub(super) position: u32,
 }
 
+impl Subscription {
+    /// What a subscription takes here and among the channel's subscribers on this shard.
+    pub(super) const BYTES: usize = (size_of::<Subscription>() + size_of::<audience::Subscriber>()) * 3 / 2;
+}
+
 /// A user by sign-in.
 #[derive(Debug)]
 pub(super) struct SignedIn {
@@ -174,6 +180,14 @@ pub(super) struct SignedIn {
     /// `user_info`, one JSON value; empty if there is none.
     pub(super) info: Bytes,
     pub(super) watched: Vec<UserId>,
+}
+
+impl SignedIn {
+    pub(super) fn held_bytes(&self) -> usize {
+        let of_name = |user: &UserId| allocated(2 * size_of::<usize>() + user.as_str().len());
+        let watched = self.watched.iter().map(|user| size_of::<UserId>() + of_name(user));
+        allocated(size_of::<SignedIn>()) + of_name(&self.user) + allocated(self.info.len()) + watched.sum::<usize>()
+    }
 }
 
 #[derive(Debug)]

@@ -139,6 +139,7 @@ impl Shards {
             visitors: AtomicUsize::new(0),
         });
         let (draining, is_draining) = watch::channel(false);
+        let ledger = Ledger::default();
         let control = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let shared = Arc::new(Shared {
             node: Node {
@@ -146,8 +147,8 @@ impl Shards {
                 shards: count as ShardIndex,
                 hash_seed: 1,
                 dialects: Arc::new([]),
-                admission: Admission::default(),
-                ledger: Ledger::default(),
+                admission: Admission::new(ledger.clone()),
+                ledger,
                 backlog: counters().into_vec().into(),
             },
             jobs: Jobs::start(Target::None, PATIENCE, 1, control.handle().clone()).unwrap(),
