@@ -15,6 +15,11 @@ use super::message::Target;
 const BATCH_EVENTS_MAX: usize = if cfg!(test) { 3 } else { 64 };
 /// Bytes joined into one batch, per dialect; one larger event makes a batch alone.
 const BATCH_BYTES_MAX: usize = if cfg!(test) { 512 } else { 256 << 10 };
+/// Bytes that one slice of subscribers is handed at most, if it is more than [`SLICE_SUBSCRIBERS_MIN`] of them: the
+/// larger a batch, the longer each write takes.
+const SLICE_BYTES_MAX: usize = 512 << 10;
+/// Subscribers that a slice always has.
+const SLICE_SUBSCRIBERS_MIN: usize = if cfg!(test) { 1 } else { 16 };
 /// Marks a subscriber that left while a batch was on its way.
 const GONE: u32 = u32::MAX;
 
@@ -41,20 +46,31 @@ pub(super) struct Audience {
     pub(super) app: AppKey,
     pub(super) channel: ChannelName,
     pub(super) subscribers: Vec<Subscriber>,
-    /// How many of `subscribers` are [`GONE`].
-    gone: usize,
-    queue: VecDeque<Delivery>,
     /// Number of the next event to arrive.
     next: u64,
-    /// Boxed: most channels are quiet most of the time, and there may be very many.
-    batch: Option<Box<Batch>>,
-    /// Listed among the shard's audiences with work.
+    /// What is on its way. Boxed: most channels are quiet most of the time, and there may be very many.
+    traffic: Option<Box<Traffic>>,
+    /// Before that it is not served again, in microseconds of the shard's clock.
+    pub(super) rests_until_us: u64,
+    /// How many of `subscribers` are [`GONE`].
+    gone: u32,
+    /// The shard's [schedule](super::schedule) has it.
     pub(super) listed: bool,
+}
+
+#[derive(Default, Debug)]
+struct Traffic {
+    queue: VecDeque<Delivery>,
+    batch: Option<Batch>,
 }
 
 #[derive(Debug)]
 struct Batch {
     deliveries: Vec<Delivery>,
+    /// When the first subscriber was served, in microseconds of the shard's clock.
+    began_us: u64,
+    /// Bytes that a subscriber gets, at most.
+    bytes: usize,
     /// Number of the first delivery.
     first: u64,
     /// All deliveries in one piece, and how many they are, made when a connection of that dialect is first met.
@@ -71,10 +87,10 @@ impl Audience {
             app,
             channel,
             subscribers: Vec::new(),
-            gone: 0,
-            queue: VecDeque::new(),
             next: 0,
-            batch: None,
+            traffic: None,
+            rests_until_us: 0,
+            gone: 0,
             listed: false,
         }
     }
@@ -91,7 +107,7 @@ impl Audience {
     /// Removes the subscriber at `position`. Returns the slot that moved there from the end, if one did.
     pub(super) fn leave(&mut self, position: u32) -> Option<u32> {
         let position = position as usize;
-        if self.batch.is_some() {
+        if self.is_under_way() {
             // moving somebody past the cursor would serve them twice or never
             self.subscribers[position].slot = GONE;
             self.gone += 1;
@@ -104,7 +120,7 @@ impl Audience {
 
     /// Nobody is subscribed any more.
     pub(super) fn is_empty(&self) -> bool {
-        self.gone == self.subscribers.len()
+        self.gone as usize == self.subscribers.len()
     }
 
     /// Slots of the connections subscribed.
@@ -113,33 +129,37 @@ impl Audience {
     }
 
     pub(super) fn queue(&mut self, delivery: Delivery) {
-        self.queue.push_back(delivery);
+        self.traffic.get_or_insert_default().queue.push_back(delivery);
         self.next += 1;
     }
 
-    /// A batch is under way, or a full one is there: waiting would gain nothing.
-    pub(super) fn has_batch(&self) -> bool {
-        self.batch.is_some() || self.queue.len() >= BATCH_EVENTS_MAX
+    /// A batch is handed out, and some subscribers have yet to get it.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.traffic.as_ref().is_some_and(|traffic| traffic.batch.is_some())
+    }
+
+    /// A full batch waits: resting would gain nothing.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.traffic.as_ref().is_some_and(|traffic| traffic.queue.len() >= BATCH_EVENTS_MAX)
     }
 
     pub(super) fn has_work(&self) -> bool {
-        self.batch.is_some() || !self.queue.is_empty()
+        self.traffic.is_some()
     }
 
     /// Hands the current batch, or the next, to at most `slice` subscribers: `push(connection, frame, events)`.
-    /// Returns how many subscribers were looked at, and the weight of the deliveries that are complete.
     pub(super) fn serve(
         &mut self,
         slice: usize,
+        now_us: u64,
         ledger: &Ledger,
         connections: &mut Slab<Connection>,
         mut push: impl FnMut(&mut Connection, Bytes, usize),
-    ) -> (usize, usize) {
-        if self.batch.is_none() {
-            self.batch = self.next_batch().map(Box::new);
-        }
-        let Some(batch) = &mut self.batch else { return (0, 0) };
-        let end = self.subscribers.len().min(batch.cursor + slice);
+    ) -> Served {
+        let Some(traffic) = &mut self.traffic else { return Served::default() };
+        let Some(batch) = traffic.batch_at_hand(self.next, now_us) else { return Served::default() };
+        let affordable = (SLICE_BYTES_MAX / batch.bytes.max(1)).max(SLICE_SUBSCRIBERS_MIN);
+        let end = self.subscribers.len().min(batch.cursor + slice.min(affordable));
         let looked_at = end - batch.cursor;
         for subscriber in &self.subscribers[batch.cursor..end] {
             let skipped = subscriber.since.saturating_sub(batch.first) as usize;
@@ -163,17 +183,21 @@ impl Audience {
         }
         batch.cursor = end;
         if end < self.subscribers.len() {
-            return (looked_at, 0);
+            return Served { looked_at, ..Served::default() };
         }
         let weight = batch.deliveries.iter().map(|delivery| delivery.weight).sum();
-        self.batch = None;
-        (looked_at, weight)
+        let began_us = Some(batch.began_us);
+        traffic.batch = None;
+        if traffic.queue.is_empty() {
+            self.traffic = None;
+        }
+        Served { looked_at, weight, began_us }
     }
 
     /// Forgets those who left during the batch that has just ended; `moved(slot, position)` tells where the others
     /// now stand.
     pub(super) fn tidy(&mut self, mut moved: impl FnMut(u32, u32)) {
-        if self.gone == 0 || self.batch.is_some() {
+        if self.gone == 0 || self.is_under_way() {
             return;
         }
         self.gone = 0;
@@ -195,35 +219,51 @@ impl Audience {
     pub(super) fn clear(&mut self) -> usize {
         self.subscribers.clear();
         self.gone = 0;
-        let batch = self.batch.take().map(|batch| batch.deliveries).unwrap_or_default();
-        batch.into_iter().chain(std::mem::take(&mut self.queue)).map(|delivery| delivery.weight).sum()
+        let Some(traffic) = self.traffic.take() else { return 0 };
+        let batch = traffic.batch.map(|batch| batch.deliveries).unwrap_or_default();
+        batch.into_iter().chain(traffic.queue).map(|delivery| delivery.weight).sum()
+    }
+}
+
+/// What a slice came to.
+#[derive(Default, Debug)]
+pub(super) struct Served {
+    /// Subscribers.
+    pub(super) looked_at: usize,
+    /// Weight of the deliveries that are complete.
+    pub(super) weight: usize,
+    /// The batch is complete, and began then.
+    pub(super) began_us: Option<u64>,
+}
+
+impl Traffic {
+    /// The batch under way, or the next; `next`: the number of the next event to arrive.
+    fn batch_at_hand(&mut self, next: u64, now_us: u64) -> Option<&mut Batch> {
+        if self.batch.is_none() {
+            self.batch = self.next_batch(next, now_us);
+        }
+        self.batch.as_mut()
     }
 
-    fn next_batch(&mut self) -> Option<Batch> {
-        let mut bytes = 0;
-        let count = self
-            .queue
-            .iter()
-            .take(BATCH_EVENTS_MAX)
-            .take_while(|delivery| {
-                let first = bytes == 0;
-                bytes += delivery.weight.max(1);
-                first || bytes <= BATCH_BYTES_MAX
-            })
-            .count();
-        let dialects = self.queue.front()?.frames.len();
-        let first = self.next - self.queue.len() as u64;
-        let deliveries: Vec<Delivery> = self.queue.drain(..count).collect();
-        if self.queue.is_empty() && self.queue.capacity() > BATCH_EVENTS_MAX {
-            self.queue = VecDeque::new(); // a burst must not cost memory for ever
+    fn next_batch(&mut self, next: u64, began_us: u64) -> Option<Batch> {
+        let (mut count, mut bytes) = (0, 0);
+        for delivery in self.queue.iter().take(BATCH_EVENTS_MAX) {
+            let with_it = bytes + delivery.weight.max(1);
+            if count > 0 && with_it > BATCH_BYTES_MAX {
+                break;
+            }
+            (count, bytes) = (count + 1, with_it);
         }
+        let dialects = self.queue.front()?.frames.len();
+        let first = next - self.queue.len() as u64;
+        let deliveries: Vec<Delivery> = self.queue.drain(..count).collect();
         let exceptions = deliveries.iter().filter_map(|delivery| match delivery.target {
             Target::All => None,
             Target::Except(connection) => Some(Some(connection)),
             Target::Only(_) | Target::Sessions(_) => Some(None),
         });
         let exceptions = exceptions.collect();
-        Some(Batch { deliveries, first, joined: vec![None; dialects], exceptions, cursor: 0 })
+        Some(Batch { deliveries, began_us, bytes, first, joined: vec![None; dialects], exceptions, cursor: 0 })
     }
 }
 

@@ -26,6 +26,7 @@ mod outbox;
 mod rejection;
 mod request;
 mod roster;
+mod schedule;
 mod settings;
 mod sign_in;
 mod stats;
@@ -55,6 +56,7 @@ use home::{ChannelHome, ChannelHomes, SignedInHomes, UserHomes};
 use message::{Leaving, Letter, Subscriber};
 use request::{Part, Requests};
 use roster::Due;
+use schedule::Schedule;
 use timers::Wheel;
 
 pub use admission::{Admission, Memory, Permit};
@@ -149,9 +151,8 @@ pub struct Core {
     connections: Slab<Connection>,
     audiences: Slab<Audience>,
     audience_of: HashMap<(AppKey, ChannelName), u32, RandomState>,
-    /// Audiences with events on their way that take turns in this pass, and those that wait for the next.
-    serving: VecDeque<u32>,
-    waiting: VecDeque<u32>,
+    /// Audiences with events on their way.
+    schedule: Schedule,
     channels: ChannelHomes,
     users: UserHomes,
     signed_in: SignedInHomes,
@@ -230,8 +231,7 @@ impl Core {
             connections: Slab::new(),
             audiences: Slab::new(),
             audience_of: HashMap::default(),
-            serving: VecDeque::new(),
-            waiting: VecDeque::new(),
+            schedule: Schedule::default(),
             channels: ChannelHomes::new(node.admission.clone()),
             users: UserHomes::new(node.admission.clone()),
             signed_in: SignedInHomes::new(node.admission.clone()),
@@ -713,7 +713,7 @@ impl Core {
                 })*
             };
         }
-        shrink!(connections audiences audience_of serving waiting due inbox effects dirty);
+        shrink!(connections audiences audience_of due inbox effects dirty);
         self.wheel.give_back(self.connections.capacity());
     }
 
@@ -722,51 +722,70 @@ impl Core {
         self.now_ms = self.now_ms.max(now_ms);
     }
 
-    /// Whether a pass over channels with events on their way is under way: [`Core::fan_out`] goes on with it.
+    /// A turn begins: channels that have rested until then are served. Fan-out's clock counts microseconds.
+    pub fn begin_turn(&mut self, now_us: u64) {
+        self.schedule.begin_turn(now_us);
+    }
+
+    /// Whether there is something to [fan out](Core::fan_out) in this turn.
     pub fn has_fan_out(&self) -> bool {
-        !self.serving.is_empty()
+        self.schedule.is_serving()
     }
 
-    /// Whether events wait for the next pass, so that more of them can share a write.
-    pub fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// When there is something to fan out next, for a turn to begin then.
+    pub fn next_fan_out_us(&self) -> Option<u64> {
+        self.schedule.next_us()
     }
 
-    /// Begins a pass over every channel that has events waiting.
-    pub fn begin_pass(&mut self) {
-        self.serving.append(&mut self.waiting);
+    /// Whether [`Core::next_fan_out_us`] may have come nearer since a turn began, or this was last asked.
+    pub fn has_new_fan_out(&mut self) -> bool {
+        self.schedule.take_news()
     }
 
-    /// Hands events to the next slice of subscribers; channels take turns. Returns how many subscribers were looked at.
-    pub fn fan_out(&mut self) -> usize {
+    /// Hands events to the next slice of subscribers; channels take turns, and small ones share a slice.
+    pub fn fan_out(&mut self) {
         debug_assert!(
             !self.effects.iter().any(|effect| matches!(effect, Effect::Outcome(..))),
             "take_effects comes first"
         );
-        let Some(index) = self.serving.pop_front() else { return 0 };
-        let audience = &mut self.audiences[index as usize];
-        let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
-        let ledger = &self.node.ledger;
-        let (looked_at, weight) =
-            audience.serve(SLICE_SUBSCRIBERS, ledger, connections, |connection, frame, events| {
+        let mut left = SLICE_SUBSCRIBERS;
+        while left > 0
+            && let Some((index, now_us)) = self.schedule.next()
+        {
+            let audience = &mut self.audiences[index as usize];
+            let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
+            let push = |connection: &mut Connection, frame: Bytes, events: usize| {
                 if !connection.closing && !frame.is_empty() {
                     stats.events_out += events as u64;
                     connection.outbox.push(frame);
                     mark_dirty(connection, dirty);
                 }
-            });
-        self.repay(weight);
-        self.tidy(index);
-        let audience = &mut self.audiences[index as usize];
-        if audience.has_batch() {
-            self.serving.push_back(index);
-        } else if audience.has_work() {
-            self.waiting.push_back(index);
-        } else {
-            audience.listed = false;
-            self.remove_if_unused(index);
+            };
+            let served = audience.serve(left, now_us, &self.node.ledger, connections, push);
+            // one that nobody is left of is no way to go on for ever
+            left = left.saturating_sub(served.looked_at.max(1));
+            self.repay(served.weight);
+            self.tidy(index);
+            if self.audiences[index as usize].is_under_way() {
+                self.schedule.goes_on(index);
+            } else {
+                self.schedule.served(index, served.began_us.unwrap_or(now_us));
+            }
         }
-        looked_at
+    }
+
+    /// A turn has ended, with everything written: channels that were served to the end rest.
+    pub fn end_turn(&mut self, now_us: u64) {
+        for (index, until_us) in self.schedule.end_turn(now_us) {
+            let audience = &mut self.audiences[index as usize];
+            audience.rests_until_us = if audience.is_pressed() { now_us } else { until_us };
+            audience.listed = audience.has_work();
+            if audience.listed {
+                self.schedule.rest(index, audience.rests_until_us);
+            } else {
+                self.remove_if_unused(index);
+            }
+        }
     }
 
     /// Takes the slots of connections that have something to be written.
@@ -915,7 +934,7 @@ impl Core {
                         audience.queue(Delivery { frames, weight, target });
                         if !audience.listed {
                             audience.listed = true;
-                            self.waiting.push_back(index);
+                            self.schedule.rest(index, audience.rests_until_us);
                         }
                     }
                     None => self.repay(weight),

@@ -33,6 +33,8 @@ const USERS: [&str; 3] = ["", "u", "v"];
 const PEOPLE: [&str; 3] = ["x", "y", "z"];
 const SESSIONS: [Option<&str>; 3] = [None, Some("s"), Some("s.t")];
 
+/// By then every channel has rested.
+const RESTED_US: u64 = u64::MAX / 2;
 const AUTHORIZE_MS: u64 = 10_000;
 const GRACE_MS: u64 = 5_000;
 const CACHE_MS: u64 = 8_000;
@@ -651,11 +653,10 @@ impl World {
     }
 
     fn fan_out(&mut self, shard: usize) {
-        if !self.cores[shard].has_fan_out() {
-            self.cores[shard].begin_pass();
-        }
+        self.cores[shard].begin_turn(RESTED_US);
         self.cores[shard].fan_out();
         self.after(shard);
+        self.cores[shard].end_turn(RESTED_US);
     }
 
     /// Writes up to so many bytes of what a client has yet to be sent.
@@ -754,7 +755,7 @@ impl World {
                 }
             }
             for shard in 0..self.cores.len() {
-                while self.cores[shard].has_fan_out() || self.cores[shard].has_waiting() {
+                while self.cores[shard].has_fan_out() || self.cores[shard].next_fan_out_us().is_some() {
                     self.fan_out(shard);
                 }
             }
