@@ -129,6 +129,7 @@ fn settings_come_from_the_configuration() {
         ("src/cli/token.rs", "a command, not the server: reads the key that it is told to sign with"),
         ("src/hooks/lua.rs", "a hook's script, of which only the interpreter can say whether it is one"),
         ("src/shard/listener.rs", "the file of a unix socket"),
+        ("src/ops/memory.rs", "how much memory there is: the kernel's word"),
         ("src/bench/", "the measuring client: what the kernel counts, its server's files"),
         ("src/cli/bench.rs", "a command, not the server: its report"),
     ];

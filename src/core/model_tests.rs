@@ -256,14 +256,15 @@ impl World {
             ..AppSettings::DEFAULT
         };
         let settings = Arc::new(Settings { limits, apps: [("one".into(), one), ("two".into(), two)].into() });
+        let ledger = Ledger::default();
         let node = Node {
             number: 0,
             shards: shards as ShardIndex,
             hash_seed,
             dialects: Arc::new([0, 1].map(|index| Arc::new(Lines(index, log.clone())) as Arc<dyn Dialect>)),
             deflate,
-            admission: Admission::default(),
-            ledger: Ledger::default(),
+            admission: Admission::new(ledger.clone()),
+            ledger,
             backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
         };
         Self {
@@ -319,7 +320,7 @@ impl World {
         (client.opened_ms, client.heard_ms, client.idle_ms) = (self.now_ms, self.now_ms, self.now_ms);
         let patterns: Vec<&str> = client.patterns.iter().map(|pattern| &**pattern).collect();
         let hello = Hello {
-            permit: self.node.admission.admit(&client.app.into(), None, &self.settings).unwrap(),
+            permit: self.node.admission.admit(&client.app.into(), None, 1_000, &self.settings).unwrap(),
             user: client.user.as_str().into(),
             permissions: Permissions::for_tests(&patterns),
             form: Form::new(client.dialect, client.deflated),
