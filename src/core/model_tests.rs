@@ -674,15 +674,15 @@ impl World {
 
     /// Writes up to so many bytes of what a client has yet to be sent.
     fn flush(&mut self, who: usize, bytes: usize) {
-        let (limits, ledger) = (self.settings.limits.clone(), self.node.ledger.clone());
+        let (limits, admission) = (self.settings.limits.clone(), self.node.admission.clone());
         let (shard, core, slot) = self.at(who);
         let outbox = core.outbox_mut(slot).unwrap();
         let read = take(outbox, bytes);
         let (bytes, frames) = waiting(outbox);
         assert_eq!(outbox.weight(), bytes + 32 * frames);
-        let too_much = bytes + 32 * frames > limits.outbox_bytes_max && frames > 1
-            || bytes > 0 && ledger.bytes() > limits.outbox_total_bytes_max;
         core.flushed(slot);
+        let too_much = bytes + 32 * frames > limits.outbox_bytes_max && frames > 1
+            || bytes > 0 && admission.outboxes() > limits.outbox_total_bytes_max;
         self.clients[who].read.extend(read);
         self.dirty.retain(|dirty| *dirty != (shard, slot) || bytes > 0);
         let was_closing = self.clients[who].closing.is_some();
