@@ -149,7 +149,10 @@ fn enter(shard: &Rc<Shard>, exchange: &Exchange, welcome: Welcome, deflated: boo
         .admission
         .admit(&welcome.app, exchange.client, CONNECTION_BYTES, &shard.settings())
         .map_err(|rejection| shard.core.borrow_mut().rejected(rejection))?;
-    let nonce = uuid::Uuid::new_v4().as_u128() as u64;
+    let mut nonce = [0; 8];
+    // not from the kernel, whose calls would be felt in a storm; this fails only where nothing random is to be had at all
+    aws_lc_rs::rand::fill(&mut nonce).expect("random bytes");
+    let nonce = u64::from_ne_bytes(nonce);
     let Welcome { user, permissions, dialect, session, must_authorize, .. } = welcome;
     shard.act(|core| {
         // its app may be gone, or know it no more: to be asked again
