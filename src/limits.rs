@@ -45,14 +45,17 @@ pub struct Limits {
     pub connections_per_app_max: usize,
     /// Live client connections from one IP address; 0 = no limit. Beyond it: the handshake is answered 429.
     pub connections_per_ip_max: usize,
+    /// Memory for connections, events, caches and rosters on this node, by an estimate; 0 = three quarters of what the
+    /// machine or its container has. Beyond it: the handshake is answered 503; who is connected goes on.
+    pub memory_bytes_max: usize,
     /// Accepted sockets of one listener that are not (yet) client connections: requests, keep-alive, handshakes. Beyond
     /// it: closed at once.
     pub http_connections_max: usize,
     /// Bytes waiting for one connection to read them. Beyond it: the connection is closed and counted. One frame, or one
     /// batch of a channel's events joined for all its subscribers (256 KiB at most), may be larger, if it is alone.
     pub outbox_bytes_max: usize,
-    /// Bytes of events alive in this node's memory, shared ones counted once. Beyond it: connections that lag behind
-    /// are closed as they are sent more.
+    /// Bytes of events alive in this node's memory, shared ones counted once, with their places in outboxes. Beyond it:
+    /// connections that lag behind are closed as they are sent more.
     pub outbox_total_bytes_max: usize,
     /// Message of an event, in bytes. Below it: sent plain, also to clients that agreed on permessage-deflate.
     pub deflate_bytes_min: usize,
@@ -115,6 +118,7 @@ impl Default for Limits {
             connections_max: 1_000_000,
             connections_per_app_max: 0,
             connections_per_ip_max: 0,
+            memory_bytes_max: 0,
             http_connections_max: 20_000,
             outbox_bytes_max: 1 << 20,
             outbox_total_bytes_max: 256 << 20,

@@ -104,6 +104,7 @@ fn app(w: &mut impl Walk, app: &mut App) {
     w.number("presence_members_max", COUNT, &mut app.presence_members_max);
     w.number("presence_member_bytes_max", COUNT, &mut app.presence_member_bytes_max);
     w.number("connections_max", COUNT_OR_NONE, &mut app.connections_max);
+    w.number("memory_bytes_max", COUNT_OR_NONE, &mut app.memory_bytes_max);
     w.number("publishes_per_s", COUNT_OR_NONE, &mut app.publishes_per_s);
     w.number("reads_per_s", COUNT_OR_NONE, &mut app.reads_per_s);
     w.number("client_events_per_s", COUNT_OR_NONE, &mut app.client_events_per_s);
@@ -179,6 +180,7 @@ fn limits(w: &mut impl Walk, limits: &mut Limits) {
     w.number("connections_max", COUNT, &mut limits.connections_max);
     w.number("connections_per_app_max", COUNT_OR_NONE, &mut limits.connections_per_app_max);
     w.number("connections_per_ip_max", COUNT_OR_NONE, &mut limits.connections_per_ip_max);
+    w.number("memory_bytes_max", COUNT_OR_NONE, &mut limits.memory_bytes_max);
     w.number("http_connections_max", COUNT, &mut limits.http_connections_max);
     w.number("outbox_bytes_max", COUNT, &mut limits.outbox_bytes_max);
     w.number("outbox_total_bytes_max", COUNT, &mut limits.outbox_total_bytes_max);

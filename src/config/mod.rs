@@ -137,6 +137,9 @@ pub struct App {
     /// Live client connections on this node; 0 = no limit but the node's. Beyond it: 4004 for a Pusher client, 503 for
     /// others.
     pub connections_max: usize,
+    /// Memory of its connections, caches and rosters on this node, by an estimate; 0 = no limit but the node's. Beyond it:
+    /// 4100 for a new Pusher client, 503 for others; who is connected goes on.
+    pub memory_bytes_max: usize,
     /// Publishes to this node per second, each event of a batch counted; 0 = no limit. Beyond it: 429.
     pub publishes_per_s: usize,
     /// Queries to this node per second; 0 = no limit. Beyond it: 429.
@@ -334,6 +337,7 @@ impl App {
             presence_members_max: 100,
             presence_member_bytes_max: 1024,
             connections_max: 0,
+            memory_bytes_max: 0,
             publishes_per_s: 0,
             reads_per_s: 0,
             client_events_per_s: 10,

@@ -10,6 +10,8 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::KEPT_PLACES;
+use super::admission::tabled;
 use super::connection::Connection;
 use super::event::{Frames, Ledger};
 use super::id::{AppKey, ChannelName, ConnectionId};
@@ -49,19 +51,27 @@ impl Audiences {
     pub(super) fn find_or_insert(&mut self, app: &AppKey, channel: &ChannelName) -> u32 {
         self.find(app, channel).unwrap_or_else(|| {
             let index = self.all.insert(Audience::new(app.clone(), channel.clone())) as u32;
-            let hash = |index: &u32| {
-                let Audience { app, channel, .. } = &self.all[*index as usize];
-                self.hash.hash_one((app, channel))
-            };
+            let hash = |index: &u32| self.all[*index as usize].hash(&self.hash);
             self.by_name.insert_unique(hash(&index), index, hash);
             index
         })
     }
 
     pub(super) fn remove(&mut self, index: u32) {
-        let Audience { app, channel, .. } = self.all.remove(index as usize);
-        if let Ok(entry) = self.by_name.find_entry(self.hash.hash_one((&app, &channel)), |held| *held == index) {
+        let hash = self.all.remove(index as usize).hash(&self.hash);
+        if let Ok(entry) = self.by_name.find_entry(hash, |held| *held == index) {
             entry.remove();
+        }
+    }
+}
+
+impl Audiences {
+    /// Gives memory back that very many channels took which have gone.
+    pub(super) fn give_back(&mut self) {
+        if self.all.capacity() > KEPT_PLACES && self.all.len() < self.all.capacity() / 8 {
+            self.all.shrink_to_fit();
+            let (all, hash) = (&self.all, &self.hash);
+            self.by_name.shrink_to_fit(|index| all[*index as usize].hash(hash));
         }
     }
 }
@@ -140,6 +150,13 @@ struct Batch {
 }
 
 impl Audience {
+    /// Bytes that a quiet one takes, with its place in the table of names.
+    pub(super) const BYTES: usize = size_of::<Self>() + tabled::<u32>();
+
+    fn hash(&self, state: &RandomState) -> u64 {
+        state.hash_one((&self.app, &self.channel))
+    }
+
     fn is_of(&self, app: &AppKey, channel: &ChannelName) -> bool {
         self.channel == *channel && self.app == *app
     }
@@ -173,6 +190,7 @@ impl Audience {
             return None;
         }
         self.subscribers.swap_remove(position);
+        self.give_back();
         self.subscribers.get(position).map(|moved| moved.slot)
     }
 
@@ -261,6 +279,14 @@ impl Audience {
         self.subscribers.retain(|subscriber| subscriber.slot != GONE);
         for (position, subscriber) in self.subscribers.iter().enumerate() {
             moved(subscriber.slot, position as u32);
+        }
+        self.give_back();
+    }
+
+    /// Lets go of the places of a crowd that has gone.
+    fn give_back(&mut self) {
+        if self.subscribers.capacity() > KEPT_PLACES && self.subscribers.len() < self.subscribers.capacity() / 8 {
+            self.subscribers.shrink_to_fit();
         }
     }
 

@@ -1,12 +1,13 @@
 //! The state of one live connection, on the shard that owns it.
 
-use super::admission::Permit;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 use thiserror::Error;
 
+use super::admission::{Permit, allocated};
+use super::audience;
 use super::event::{Event, Form, Member};
 use super::grant::Permissions;
 use super::id::{ChannelName, ConnectionId, UserId};
@@ -169,6 +170,11 @@ pub(super) struct Subscription {
     pub(super) position: u32,
 }
 
+impl Subscription {
+    /// What a subscription takes here and among the channel's subscribers on this shard.
+    pub(super) const BYTES: usize = (size_of::<Subscription>() + size_of::<audience::Subscriber>()) * 3 / 2;
+}
+
 /// A user by sign-in.
 #[derive(Debug)]
 pub(super) struct SignedIn {
@@ -176,6 +182,14 @@ pub(super) struct SignedIn {
     /// `user_info`, one JSON value; empty if there is none.
     pub(super) info: Bytes,
     pub(super) watched: Vec<UserId>,
+}
+
+impl SignedIn {
+    pub(super) fn held_bytes(&self) -> usize {
+        let of_name = |user: &UserId| allocated(2 * size_of::<usize>() + user.as_str().len());
+        let watched = self.watched.iter().map(|user| size_of::<UserId>() + of_name(user));
+        allocated(size_of::<SignedIn>()) + of_name(&self.user) + allocated(self.info.len()) + watched.sum::<usize>()
+    }
 }
 
 #[derive(Debug)]

@@ -60,7 +60,7 @@ use roster::Due;
 use schedule::Schedule;
 use timers::Wheel;
 
-pub use admission::{Admission, Permit};
+pub use admission::{Admission, Memory, Permit};
 pub use channel::{Access, ChannelKind, owner_of};
 pub use connection::{Cached, CloseReason, Connection, Joined, Outcome};
 pub use event::{About, Data, Deflate, Dialect, DialectIndex, Event, Form, Frames, Ledger, Member, Notice};
@@ -77,6 +77,12 @@ pub use stats::{Stats, TURN_BUCKETS_US};
 
 /// Subscribers served between two looks at anything else; few under test, so that a handful makes several slices.
 const SLICE_SUBSCRIBERS: usize = if cfg!(test) { 2 } else { 256 };
+/// A reply up to this many bytes, to a client that keeps up, is not counted among events: it is gone at once, or is all
+/// that its outbox holds.
+const REPLY_BYTES: usize = 512;
+
+/// Places of a table that are worth no shrinking.
+pub(crate) const KEPT_PLACES: usize = 256;
 
 /// What all shards of a node have in common.
 #[derive(Clone)]
@@ -91,7 +97,7 @@ pub struct Node {
     pub dialects: Arc<[Arc<dyn Dialect>]>,
     /// How a finished frame is deflated.
     pub deflate: Deflate,
-    /// Live connections, for the limits on them.
+    /// Live connections and what memory goes for, for the limits on them. Made with the ledger.
     pub admission: Admission,
     /// Bytes of encoded events alive.
     pub ledger: Ledger,
@@ -227,9 +233,9 @@ impl Core {
             connections: Slab::new(),
             audiences: Audiences::default(),
             schedule: Schedule::default(),
-            channels: ChannelHomes::new(),
-            users: UserHomes::new(),
-            signed_in: SignedInHomes::new(),
+            channels: ChannelHomes::new(node.admission.clone()),
+            users: UserHomes::new(node.admission.clone()),
+            signed_in: SignedInHomes::new(node.admission.clone()),
             due: BinaryHeap::new(),
             requests: Requests::default(),
             wheel: Wheel::new(resolution_ms),
@@ -282,7 +288,7 @@ impl Core {
     ///
     /// # Errors
     /// The user id is too long, or the credential names too many channels.
-    pub fn connect(&mut self, hello: Hello) -> Result<ConnectionId, Rejection> {
+    pub fn connect(&mut self, mut hello: Hello) -> Result<ConnectionId, Rejection> {
         let limits = &self.settings.limits;
         if hello.user.as_str().len() > limits.user_id_bytes_max {
             return Err(self.rejected(Rejection::UserIdTooLong));
@@ -290,6 +296,8 @@ impl Core {
         if hello.permissions.patterns().len() > limits.permissions_per_connection_max {
             return Err(self.rejected(Rejection::TooManyPermissions));
         }
+        let texts = hello.user.as_str().len() + hello.session.as_deref().map_or(0, str::len);
+        hello.permit.charge(texts + hello.permissions.held_bytes());
         let (app, user) = (hello.permit.app().clone(), hello.user.clone());
         let entry = self.connections.vacant_entry();
         let slot = entry.key() as u32;
@@ -388,9 +396,9 @@ impl Core {
 
     /// Puts a reply, or any frame for this connection alone, behind everything else that it has yet to be sent.
     pub fn reply(&mut self, slot: u32, frame: Vec<u8>) {
-        // a reply to a client that keeps up is gone at once; those that pile up count like events
         let keeps_up = self.connections.get(slot as usize).is_some_and(|held| held.outbox.is_empty());
-        let frame = if keeps_up { frame.into() } else { self.node.ledger.enter(frame) };
+        // those that are large or pile up count like events
+        let frame = if keeps_up && frame.len() <= REPLY_BYTES { frame.into() } else { self.node.ledger.enter(frame) };
         self.push(slot, frame);
     }
 
@@ -692,6 +700,22 @@ impl Core {
             self.look_at(slot);
         }
         self.do_what_is_due();
+        self.give_back();
+    }
+
+    /// Gives memory back that a crowd took which has gone. The tables of connections and audiences, whose places are
+    /// names, shrink only from their end.
+    fn give_back(&mut self) {
+        macro_rules! shrink {
+            ($($table:ident)*) => {
+                $(if self.$table.capacity() > KEPT_PLACES && self.$table.len() < self.$table.capacity() / 8 {
+                    self.$table.shrink_to_fit();
+                })*
+            };
+        }
+        shrink!(connections due inbox effects dirty);
+        self.audiences.give_back();
+        self.wheel.give_back(self.connections.capacity());
     }
 
     /// Moves time on for what is stamped from now on, without looking at deadlines.
@@ -779,12 +803,21 @@ impl Core {
     pub fn flushed(&mut self, slot: u32) {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
         connection.dirty = false;
+        connection.permit.queued(connection.outbox.places_bytes());
         let limits = &self.settings.limits;
         let lags = !connection.outbox.is_empty();
         if connection.outbox.exceeds(limits.outbox_bytes_max)
-            || lags && self.node.ledger.bytes() > limits.outbox_total_bytes_max
+            || lags && self.node.admission.outboxes() > limits.outbox_total_bytes_max
         {
             self.close(slot, CloseReason::SlowReader);
+        }
+    }
+
+    /// The runtime keeps so many bytes that the client has sent, for what they belong to has yet to come.
+    pub fn keeps_input(&mut self, id: ConnectionId, bytes: usize) {
+        let held = self.connections.get_mut(id.slot as usize).filter(|held| held.id == id);
+        if let Some(connection) = held {
+            connection.permit.input(bytes);
         }
     }
 
@@ -1152,6 +1185,7 @@ impl Core {
         let position = self.audiences[audience].join(slot);
         let connection = &mut self.connections[slot as usize];
         connection.subscriptions.push(Subscription { audience, position });
+        connection.permit.charge(Subscription::BYTES);
         connection.must_authorize &= !shows_who_it_is;
     }
 
@@ -1169,6 +1203,10 @@ impl Core {
             }
             !ends
         });
+        if connection.subscriptions.len() < connection.subscriptions.capacity() / 8 {
+            connection.subscriptions.shrink_to_fit();
+        }
+        connection.permit.release(ended.len() * Subscription::BYTES);
         if connection.subscriptions.is_empty() && !ended.is_empty() {
             connection.idle_ms = self.now_ms;
             let limit = self.settings.limits.unsubscribed_timeout;
@@ -1221,6 +1259,7 @@ impl Core {
     /// Changes what a connection may use; refused if that is more than it may hold.
     fn apply(&mut self, slot: u32, assignment: &Assignment) -> Result<(), Rejection> {
         let connection = &mut self.connections[slot as usize];
+        let before = connection.permissions.held_bytes();
         match assignment {
             Assignment::Add(pattern) => {
                 let held = &mut connection.permissions;
@@ -1229,9 +1268,12 @@ impl Core {
                     return Err(self.rejected(Rejection::TooManyPermissions));
                 }
                 held.add(pattern);
+                connection.permit.charge(held.held_bytes() - before);
             }
             Assignment::Replace(patterns) => {
                 connection.permissions.replace(patterns);
+                connection.permit.release(before);
+                connection.permit.charge(connection.permissions.held_bytes());
                 let permissions = connection.permissions.clone();
                 if let Some(Pending::Subscribe { waiting, joined, held, refused }) = connection.pending.as_deref_mut()
                     && waiting

@@ -256,14 +256,15 @@ impl World {
             ..AppSettings::DEFAULT
         };
         let settings = Arc::new(Settings { limits, apps: [("one".into(), one), ("two".into(), two)].into() });
+        let ledger = Ledger::default();
         let node = Node {
             number: 0,
             shards: shards as ShardIndex,
             hash_seed,
             dialects: Arc::new([0, 1].map(|index| Arc::new(Lines(index, log.clone())) as Arc<dyn Dialect>)),
             deflate,
-            admission: Admission::default(),
-            ledger: Ledger::default(),
+            admission: Admission::new(ledger.clone()),
+            ledger,
             backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
         };
         Self {
@@ -319,7 +320,7 @@ impl World {
         (client.opened_ms, client.heard_ms, client.idle_ms) = (self.now_ms, self.now_ms, self.now_ms);
         let patterns: Vec<&str> = client.patterns.iter().map(|pattern| &**pattern).collect();
         let hello = Hello {
-            permit: self.node.admission.admit(&client.app.into(), None, &self.settings).unwrap(),
+            permit: self.node.admission.admit(&client.app.into(), None, 1_000, &self.settings).unwrap(),
             user: client.user.as_str().into(),
             permissions: Permissions::for_tests(&patterns),
             form: Form::new(client.dialect, client.deflated),
@@ -673,15 +674,15 @@ impl World {
 
     /// Writes up to so many bytes of what a client has yet to be sent.
     fn flush(&mut self, who: usize, bytes: usize) {
-        let (limits, ledger) = (self.settings.limits.clone(), self.node.ledger.clone());
+        let (limits, admission) = (self.settings.limits.clone(), self.node.admission.clone());
         let (shard, core, slot) = self.at(who);
         let outbox = core.outbox_mut(slot).unwrap();
         let read = take(outbox, bytes);
         let (bytes, frames) = waiting(outbox);
         assert_eq!(outbox.weight(), bytes + 32 * frames);
-        let too_much = bytes + 32 * frames > limits.outbox_bytes_max && frames > 1
-            || bytes > 0 && ledger.bytes() > limits.outbox_total_bytes_max;
         core.flushed(slot);
+        let too_much = bytes + 32 * frames > limits.outbox_bytes_max && frames > 1
+            || bytes > 0 && admission.outboxes() > limits.outbox_total_bytes_max;
         self.clients[who].read.extend(read);
         self.dirty.retain(|dirty| *dirty != (shard, slot) || bytes > 0);
         let was_closing = self.clients[who].closing.is_some();

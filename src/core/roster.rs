@@ -109,11 +109,11 @@ impl Core {
     }
 
     fn look_into_cache(&mut self, app: &AppKey, channel: &ChannelName) -> Cached {
-        let Some(home) = self.channels.get_mut(app, channel) else { return Cached::Nothing };
+        let Some(home) = self.channels.get(app, channel) else { return Cached::Nothing };
         if let Some((event, _)) = home.cached(self.now_ms) {
             return Cached::Event(event.clone());
         }
-        if home.tell_miss() {
+        if self.channels.change(app, channel, ChannelHome::tell_miss) == Some(true) {
             self.observe(app, channel, || Observed::CacheMiss);
         }
         Cached::Nothing
@@ -153,13 +153,13 @@ impl Core {
         if !is_counted || !self.settings.app(app).subscription_count {
             return;
         }
-        match self.channels.get_mut(app, channel) {
-            Some(home) => match home.tell_count(self.now_ms, COUNT_EVERY_MS, COUNT_AT_ONCE_MAX) {
-                Ok(()) => self.tell_count(app, channel),
-                Err(Some(at_ms)) => self.put_off(at_ms, app, channel, What::CountTold),
-                Err(None) => {}
-            },
-            None => self.tell_count(app, channel),
+        let now_ms = self.now_ms;
+        let told =
+            self.channels.change(app, channel, |home| home.tell_count(now_ms, COUNT_EVERY_MS, COUNT_AT_ONCE_MAX));
+        match told {
+            None | Some(Ok(())) => self.tell_count(app, channel),
+            Some(Err(Some(at_ms))) => self.put_off(at_ms, app, channel, What::CountTold),
+            Some(Err(None)) => {}
         }
     }
 
@@ -290,7 +290,7 @@ impl Core {
                     }
                 }
                 What::CountTold => {
-                    if self.channels.get_mut(&app, &channel).is_some_and(|home| home.count_is_due(due_ms)) {
+                    if self.channels.change(&app, &channel, |home| home.count_is_due(due_ms)) == Some(true) {
                         self.count_changed(&app, &channel);
                     }
                 }

@@ -29,8 +29,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use crate::core::{
-    Answer, CloseReason, Connection, ConnectionId, Core, Effect, Grant, Message, Node, Outcome, Rejection, RequestId,
-    Settings, ShardIndex,
+    Answer, CloseReason, Connection, ConnectionId, Core, Effect, Grant, KEPT_PLACES, Message, Node, Outcome, Rejection,
+    RequestId, Settings, ShardIndex,
 };
 use crate::hooks::Hooks;
 use crate::hooks::jobs::Jobs;
@@ -294,6 +294,18 @@ impl Shard {
         self.survive(|| self.carry_out_effects());
     }
 
+    /// Gives memory back that a crowd took which has gone.
+    fn give_back(&self) {
+        let mut conns = self.conns.borrow_mut();
+        let used = conns.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        conns.truncate(used);
+        if conns.capacity() > KEPT_PLACES && conns.len() < conns.capacity() / 8 {
+            conns.shrink_to_fit();
+        }
+        self.effects.borrow_mut().shrink_to(KEPT_PLACES);
+        self.dirty.borrow_mut().shrink_to(KEPT_PLACES);
+    }
+
     /// A clock that never runs backwards, in milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
@@ -550,6 +562,7 @@ async fn turns(shard: Rc<Shard>) {
         if began >= next_tick {
             next_tick = began + resolution;
             shard.survive(|| shard.core.borrow_mut().tick(shard.now_ms()));
+            shard.give_back();
         }
         for mail in mail.drain(..) {
             shard.open(mail);

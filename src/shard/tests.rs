@@ -140,6 +140,7 @@ impl Shards {
             visitors: AtomicUsize::new(0),
         });
         let (draining, is_draining) = watch::channel(false);
+        let ledger = Ledger::default();
         let control = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let shared = Arc::new(Shared {
             node: Node {
@@ -148,8 +149,8 @@ impl Shards {
                 hash_seed: 1,
                 dialects: Arc::new([]),
                 deflate: |_, _| None,
-                admission: Admission::default(),
-                ledger: Ledger::default(),
+                admission: Admission::new(ledger.clone()),
+                ledger,
                 backlog: counters().into_vec().into(),
             },
             jobs: Jobs::start(Target::None, PATIENCE, 1, control.handle().clone()).unwrap(),

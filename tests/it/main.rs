@@ -13,6 +13,8 @@ mod leaks;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod limits;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod memory;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod openapi;
 mod operations;
 mod player;
@@ -78,6 +80,7 @@ transcripts! { gusher:
     limit_connections_per_app_max
     limit_connections_per_ip_max
     limit_event_name_bytes_max
+    limit_memory_bytes_max
     limit_pattern_bytes_max
     limit_permissions_per_connection_max
     limit_subscriptions_per_connection_max
@@ -211,6 +214,7 @@ transcripts! { pusher:
     limit_hook_timeout_ms
     limit_idempotency_keys_max
     limit_idempotency_window_ms
+    limit_memory_bytes_max
     limit_message_bytes_max
     limit_pusher_batch_events_max
     limit_watchlist_max
@@ -221,6 +225,7 @@ transcripts! { pusher:
     origins
     over_capacity
     over_capacity_of_address
+    over_memory_of_app
     over_quota
     path_prefix
     paths
@@ -303,6 +308,7 @@ transcripts! { push1st:
     kill_p6_message_without_event
     legacy_tokens
     limit_hook_queue_max
+    limit_memory_bytes_max
     pusher_sockets
     raw_channel_kinds
     raw_handshake_errors

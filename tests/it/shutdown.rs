@@ -61,8 +61,8 @@ fn assert_goodbye(socket: &mut WebSocket) {
 
 #[test]
 fn clients_are_closed_over_the_grace_period_and_a_watcher_sees_it() {
-    let mut server = start(&[("shutdown.grace_ms", "4000"), ("node.shards", "2")]);
-    let sockets = crowd(&server, 320);
+    let mut server = start(&[("shutdown.grace_ms", "3000"), ("node.shards", "2")]);
+    let sockets = crowd(&server, 240);
     let watcher = get(server.addresses.ops, "/readyz");
     assert_eq!((watcher.status, &*watcher.body), (200, &b"ready"[..]));
     let signalled = Instant::now();
@@ -80,7 +80,7 @@ fn clients_are_closed_over_the_grace_period_and_a_watcher_sees_it() {
         socket.finish(1001).unwrap();
     }
     // one of the two shards has half of them or more: one each 20 ms
-    assert!(signalled.elapsed() >= Duration::from_millis(159 * 20), "{:?}", signalled.elapsed());
+    assert!(signalled.elapsed() >= Duration::from_millis(119 * 20), "{:?}", signalled.elapsed());
     assert_eq!(server.exit_code(), Some(0));
     let mut wire = watcher.wire;
     wire.ended().unwrap();

@@ -150,7 +150,8 @@ impl World {
         self.tick(GRACE_MS.max(CACHE_MS));
         assert!(self.cores.iter().all(|core| core.is_bare() && core.due.is_empty()), "something is left");
         assert!(self.node.backlog.iter().all(|bytes| bytes.load(Ordering::Relaxed) == 0));
-        assert_eq!((self.node.ledger.bytes(), self.node.admission.total()), (0, 0));
+        assert_eq!((self.node.admission.memory(), self.node.admission.total()), (Memory::default(), 0));
+        assert_eq!(self.node.admission.memory_per_app(), []);
     }
 
     /// Asks of events for everybody and for some how many subscribers they are for.

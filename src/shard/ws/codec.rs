@@ -147,6 +147,12 @@ impl Decoder {
         self.partial.as_ref().is_none_or(|p| p.frame.is_none() && p.header_bytes == 0 && p.message.is_none())
     }
 
+    /// Bytes of heap that it holds.
+    pub fn held_bytes(&self) -> usize {
+        let held = |partial: &Partial| size_of::<Partial>() + partial.control.capacity() + partial.joined.capacity();
+        self.partial.as_deref().map_or(0, held)
+    }
+
     /// Takes bytes as they come from the socket, unmasks them in place, and returns at the first complete message.
     ///
     /// Call it with the rest until `message` is `None`: a message that did not lie whole in one input is held here, and
