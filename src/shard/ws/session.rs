@@ -33,7 +33,7 @@ const DISCARDED_BYTES_MAX: usize = 1 << 20;
 
 /// What a connection takes that does nothing, in bytes: its state, task, session and place among the kernel's events. Measured;
 /// of ten thousand that had one channel in common.
-const CONNECTION_BYTES: usize = 1_600;
+const CONNECTION_BYTES: usize = 1_300;
 
 /// What a front door knows of a client whose credential it has verified.
 #[derive(Debug)]
