@@ -507,7 +507,11 @@ pub(in crate::shard) fn part_at_once(conn: &Conn, outbox: &mut Outbox, reason: C
     let written = write_what_goes(conn, outbox);
     // a client that has not said goodbye may still be sending: closing at once would make the kernel throw away what
     // is on its way to it
-    written.is_err() || outbox.is_empty() && reason == CloseReason::Client
+    let is_done = outbox.is_empty() && !conn.stream.holds_back() && reason == CloseReason::Client;
+    if is_done {
+        conn.stream.end_at_once();
+    }
+    written.is_err() || is_done
 }
 
 /// Sends a connection that was taken down what it is still to be sent, and waits for it to hang up, both for a
@@ -522,7 +526,7 @@ async fn say_goodbye(stream: &Stream, outbox: &mut Outbox) -> io::Result<()> {
         stream.writable().await?;
         write_to(stream, outbox)?;
     }
-    stream.shutdown_write()?;
+    stream.shutdown_write().await?;
     let mut left = DISCARDED_BYTES_MAX;
     while left > 0 {
         stream.readable().await?;
@@ -540,7 +544,7 @@ async fn say_goodbye(stream: &Stream, outbox: &mut Outbox) -> io::Result<()> {
 /// Writes until nothing is left or the socket is full. Returns the bytes and calls that it took.
 pub(in crate::shard) fn write_what_goes(conn: &Conn, outbox: &mut Outbox) -> io::Result<(u64, u64)> {
     let written = write_to(&conn.stream, outbox)?;
-    if !outbox.is_empty() {
+    if !outbox.is_empty() || conn.stream.holds_back() {
         conn.blocked();
     }
     Ok(written)
@@ -566,6 +570,7 @@ fn write_to(stream: &Stream, outbox: &mut Outbox) -> io::Result<(u64, u64)> {
             Err(error) => return Err(error),
         }
     }
+    stream.flush_what_goes()?;
     Ok((bytes, calls))
 }
 
