@@ -32,7 +32,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
             let doors = listener.names.join(", ");
             let tls = listener.tls.is_some();
             tracing::info!(address = %listener.address, doors, tls, trusted = listener.trust.trusted, "listening");
-            if let Some(fingerprint) = listener.tls.as_ref().and_then(Tls::self_signed_fingerprint) {
+            if let Some(identity) = listener.tls.as_ref().and_then(Tls::self_signed) {
+                let fingerprint = identity.fingerprint();
                 tracing::info!(address = %listener.address, fingerprint, "self-signed certificate");
             }
         }

@@ -236,11 +236,11 @@ impl Dev {
     pub(crate) fn address(&self, door: &str) -> SocketAddr {
         let serves = |line: &&str| {
             let doors = line.rsplit_once('(').and_then(|(_, doors)| doors.strip_suffix(')'));
-            line.starts_with("  http://") && doors.is_some_and(|doors| doors.split(", ").any(|name| name == door))
+            line.starts_with("  http") && doors.is_some_and(|doors| doors.split(", ").any(|name| name == door))
         };
         let line = self.text.lines().find(serves);
         let line = line.unwrap_or_else(|| panic!("no listener for {door}:\n{}", self.text));
-        let rest = line.trim_start().strip_prefix("http://").expect("a URL");
+        let (_, rest) = line.split_once("://").expect("a URL");
         rest.split(' ').next().unwrap_or(rest).parse().expect("an address")
     }
 }

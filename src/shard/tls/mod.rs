@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rustls::crypto::aws_lc_rs::{Ticketer, default_provider};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
@@ -105,6 +107,13 @@ impl Identity {
         Ok(Self { chain, config: Arc::new(config) })
     }
 
+    /// The certificate as PEM text (RFC 7468).
+    pub fn certificate_pem(&self) -> String {
+        let text = STANDARD.encode(self.chain.first().map_or(&[][..], AsRef::as_ref));
+        let lines = text.as_bytes().chunks(64).map(|line| format!("{}\n", String::from_utf8_lossy(line)));
+        format!("-----BEGIN CERTIFICATE-----\n{}-----END CERTIFICATE-----\n", lines.collect::<String>())
+    }
+
     /// SHA-256 of the certificate, as pairs of hexadecimal digits between colons.
     pub fn fingerprint(&self) -> String {
         let leaf = self.chain.first().map_or(&[][..], AsRef::as_ref);
@@ -131,10 +140,10 @@ impl Tls {
         self.in_force.lock().unwrap_or_else(PoisonError::into_inner).1.clone()
     }
 
-    /// SHA-256 of a certificate that was made at the start; none if the certificate is from a file.
-    pub fn self_signed_fingerprint(&self) -> Option<String> {
+    /// The certificate that was made at the start; none if it is from a file.
+    pub fn self_signed(&self) -> Option<Identity> {
         let (spec, identity) = &*self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
-        (*spec == config::Tls::SelfSigned).then(|| identity.fingerprint())
+        (*spec == config::Tls::SelfSigned).then(|| identity.clone())
     }
 
     /// Whether it shows something else than it was told to now.

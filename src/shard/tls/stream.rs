@@ -448,3 +448,217 @@ fn into(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use rustls::crypto::aws_lc_rs::default_provider;
+    use rustls::pki_types::ServerName;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
+
+    use super::*;
+    use crate::shard::tls::Identity;
+
+    type Client = (ClientConnection, std::net::TcpStream);
+
+    /// Both ends of a connection that has shaken hands.
+    async fn pair(version: &'static SupportedProtocolVersion) -> (TlsStream, Client) {
+        let identity = Identity::self_signed(None).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(identity.chain[0].clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let accepted = listener.accept().unwrap().0;
+        accepted.set_nonblocking(true).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut session = ClientConnection::new(Arc::new(client), name).unwrap();
+        let mut hello = Vec::new();
+        session.write_tls(&mut hello).unwrap();
+        let stream = TlsStream::new(TcpStream::from_std(accepted).unwrap(), identity.config, hello).unwrap();
+        stream.begin().unwrap();
+        while session.is_handshaking() || stream.handshaken().is_none() {
+            while stream.try_flush().is_err() {
+                stream.writable().await.unwrap();
+            }
+            if session.is_handshaking() {
+                session.read_tls(&mut socket).unwrap();
+                session.process_new_packets().unwrap();
+            }
+            while session.wants_write() {
+                session.write_tls(&mut socket).unwrap();
+            }
+            if stream.handshaken().is_none() {
+                stream.readable().await.unwrap();
+                stream.go_on().unwrap();
+            }
+        }
+        stream.try_flush().unwrap();
+        (stream, (session, socket))
+    }
+
+    /// How much the stream keeps.
+    fn kept(stream: &TlsStream) -> usize {
+        let state = stream.state.borrow();
+        state.incoming.capacity() + state.clear.len() + state.outgoing.len()
+    }
+
+    /// Content types of records (RFC 8446, 5.1).
+    fn records(mut bytes: &[u8]) -> Vec<u8> {
+        let mut types = Vec::new();
+        while let [kind, _, _, high, low, rest @ ..] = bytes {
+            types.push(*kind);
+            bytes = &rest[usize::from(u16::from_be_bytes([*high, *low]))..];
+        }
+        types
+    }
+
+    const DATA: u8 = 23;
+    const ALERT: u8 = 21;
+
+    #[tokio::test]
+    async fn many_frames_are_one_record_and_nothing_stays() {
+        let (stream, (_, mut socket)) = pair(&TLS12).await;
+        let slices = [IoSlice::new(&[7; 100]); 64];
+        assert_eq!(stream.try_write_vectored(&slices).unwrap(), 6400);
+        // no more than a record takes, of several as of one
+        assert_eq!(stream.try_write_vectored(&[IoSlice::new(&[7; 9000]); 2]).unwrap(), RECORD_BYTES_MAX);
+        assert_eq!(stream.try_write_vectored(&[IoSlice::new(&[7; 40_000])]).unwrap(), RECORD_BYTES_MAX);
+        assert_eq!(kept(&stream), 0);
+        stream.try_shutdown_write().unwrap();
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes).unwrap();
+        assert_eq!(records(&bytes), [DATA, DATA, DATA, ALERT]);
+    }
+
+    #[tokio::test]
+    async fn what_the_socket_does_not_take_is_one_record_at_most() {
+        for version in [&TLS13, &TLS12] {
+            let (stream, (mut session, mut socket)) = pair(version).await;
+            let piece = [7; RECORD_BYTES_MAX];
+            let mut written = 0;
+            let full = loop {
+                match stream.try_write_vectored(&[IoSlice::new(&piece)]) {
+                    Ok(count) => written += count,
+                    Err(error) => break error,
+                }
+                assert!(kept(&stream) <= RECORD_BYTES_MAX + RECORD_OVERHEAD_BYTES);
+            };
+            assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+            assert!(stream.holds_back());
+            assert_eq!(stream.try_shutdown_write().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            let mut read = 0;
+            let reader = std::thread::spawn(move || {
+                while let Ok(count @ 1..) = session.read_tls(&mut socket) {
+                    let _ = count;
+                    read += session.process_new_packets().unwrap().plaintext_bytes_to_read();
+                    let mut clear = Vec::new();
+                    let _ = session.reader().read_to_end(&mut clear);
+                    assert!(clear.iter().all(|byte| *byte == 7));
+                }
+                read
+            });
+            while stream.try_shutdown_write().is_err() {
+                stream.writable().await.unwrap();
+            }
+            assert_eq!(kept(&stream), 0);
+            assert_eq!(reader.join().unwrap(), written);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_decrypted_is_read_without_the_socket() {
+        let (stream, (mut session, mut socket)) = pair(&TLS13).await;
+        let message: Vec<u8> = (0..10_000u32).map(|number| number as u8).collect();
+        session.writer().write_all(&message).unwrap();
+        session.write_tls(&mut socket).unwrap();
+        let mut read = Vec::new();
+        let mut buffer = [0; 1000];
+        while read.len() < message.len() {
+            stream.readable().await.unwrap();
+            match stream.try_read(&mut buffer) {
+                Ok(count) => read.extend_from_slice(&buffer[..count]),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        assert_eq!(read, message);
+        assert_eq!(kept(&stream), 0);
+        // a record that comes byte by byte
+        session.writer().write_all(b"hello").unwrap();
+        let mut record = Vec::new();
+        session.write_tls(&mut record).unwrap();
+        for (at, byte) in record.iter().enumerate() {
+            socket.write_all(&[*byte]).unwrap();
+            stream.readable().await.unwrap();
+            match stream.try_read(&mut buffer) {
+                Ok(count) => assert_eq!((&buffer[..count], at), (&b"hello"[..], record.len() - 1)),
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        }
+        assert_eq!(kept(&stream), 0);
+        // its keys may change meanwhile
+        session.refresh_traffic_keys().unwrap();
+        session.writer().write_all(b"again").unwrap();
+        session.write_tls(&mut socket).unwrap();
+        let count = loop {
+            stream.readable().await.unwrap();
+            match stream.try_read(&mut buffer) {
+                Ok(count) => break count,
+                Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        assert_eq!(&buffer[..count], b"again");
+        assert_eq!(stream.try_write_vectored(&[IoSlice::new(b"and back")]).unwrap(), 8);
+        while !session.wants_read() || session.process_new_packets().unwrap().plaintext_bytes_to_read() == 0 {
+            session.read_tls(&mut socket).unwrap();
+        }
+        session.reader().read_exact(&mut buffer[..8]).unwrap();
+        assert_eq!(&buffer[..8], b"and back");
+    }
+
+    #[tokio::test]
+    async fn an_end_is_an_end_and_nonsense_an_error() {
+        for says_so in [true, false] {
+            let (stream, (mut session, mut socket)) = pair(&TLS13).await;
+            session.writer().write_all(b"last").unwrap();
+            if says_so {
+                session.send_close_notify();
+            }
+            session.write_tls(&mut socket).unwrap();
+            socket.shutdown(Shutdown::Write).unwrap();
+            let mut read = Vec::new();
+            loop {
+                stream.readable().await.unwrap();
+                let mut buffer = [0; 100];
+                match stream.try_read(&mut buffer) {
+                    Ok(0) => break,
+                    Ok(count) => read.extend_from_slice(&buffer[..count]),
+                    Err(error) => assert_eq!(error.kind(), io::ErrorKind::WouldBlock),
+                }
+            }
+            assert_eq!(read, b"last");
+            assert_eq!(stream.try_read(&mut [0; 1]).unwrap(), 0);
+        }
+        let (stream, (_, mut socket)) = pair(&TLS13).await;
+        socket.write_all(&[23, 3, 3, 0, 20]).unwrap();
+        socket.write_all(&[0; 20]).unwrap();
+        let error = loop {
+            stream.readable().await.unwrap();
+            match stream.try_read(&mut [0; 100]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => break read.unwrap_err(),
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        stream.try_shutdown_write().unwrap();
+        let mut bytes = Vec::new();
+        socket.read_to_end(&mut bytes).unwrap();
+        assert_eq!(records(&bytes).last(), Some(&DATA), "an alert, encrypted");
+    }
+}
