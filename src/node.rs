@@ -155,7 +155,7 @@ impl Node {
         Ok(())
     }
 
-    /// What listeners are to show from now on that they do not show yet. A listener is known by its address.
+    /// The certificates that have become others since listeners show them. A listener is known by its address.
     fn new_identities(
         &self,
         bound: &[config::Listener],
@@ -170,7 +170,7 @@ impl Node {
             if let Some(tls) = &listener.tls
                 && let Some((place, after)) = spec
                 && let Some(spec) = after.tls()
-                && tls.differs(&spec)
+                && tls.is_renewed_by(&spec)
                 && let Some((spec, identity)) = identity(place, after)?
             {
                 identities.push((tls, spec, identity));

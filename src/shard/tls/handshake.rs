@@ -195,7 +195,7 @@ fn reason(error: &io::Error) -> TlsFailure {
         return TlsFailure::Closed;
     };
     match error {
-        Error::PeerIncompatible(_) => TlsFailure::Incompatible,
+        Error::PeerIncompatible(_) | Error::NoApplicationProtocol => TlsFailure::Incompatible,
         Error::AlertReceived(
             AlertDescription::BadCertificate
             | AlertDescription::UnsupportedCertificate

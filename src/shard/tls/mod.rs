@@ -146,9 +146,10 @@ impl Tls {
         (*spec == config::Tls::SelfSigned).then(|| identity.clone())
     }
 
-    /// Whether it shows something else than it was told to now.
-    pub fn differs(&self, spec: &config::Tls) -> bool {
-        self.in_force.lock().unwrap_or_else(PoisonError::into_inner).0 != *spec
+    /// Whether another certificate from files is to take the place of one from files.
+    pub fn is_renewed_by(&self, spec: &config::Tls) -> bool {
+        let (shown, _) = &*self.in_force.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!((shown, spec), (config::Tls::Files { .. }, config::Tls::Files { .. })) && shown != spec
     }
 
     /// From here on handshakes show this.
