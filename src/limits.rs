@@ -45,6 +45,9 @@ pub struct Limits {
     pub connections_per_app_max: usize,
     /// Live client connections from one IP address; 0 = no limit. Beyond it: the handshake is answered 429.
     pub connections_per_ip_max: usize,
+    /// Memory for connections, events, caches and rosters on this node, by an estimate; 0 = three quarters of what the
+    /// machine or its container has. Beyond it: the handshake is answered 503; who is connected goes on.
+    pub memory_bytes_max: usize,
     /// Accepted sockets of one listener that are not (yet) client connections: requests, keep-alive, handshakes. Beyond
     /// it: closed at once.
     pub http_connections_max: usize,
@@ -54,9 +57,13 @@ pub struct Limits {
     /// Bytes waiting for one connection to read them. Beyond it: the connection is closed and counted. One frame, or one
     /// batch of a channel's events joined for all its subscribers (256 KiB at most), may be larger, if it is alone.
     pub outbox_bytes_max: usize,
-    /// Bytes of events alive in this node's memory, shared ones counted once. Beyond it: connections that lag behind
-    /// are closed as they are sent more.
+    /// Bytes of events alive in this node's memory, shared ones counted once, with their places in outboxes. Beyond it:
+    /// connections that lag behind are closed as they are sent more.
     pub outbox_total_bytes_max: usize,
+    /// Message of an event, in bytes. Below it: sent plain, also to clients that agreed on permessage-deflate.
+    pub deflate_bytes_min: usize,
+    /// Message of an event, in bytes. Beyond it: sent plain, for deflating holds up a shard, by some 10 ms for each MiB.
+    pub deflate_bytes_max: usize,
     /// Bytes of accepted events that a shard has not yet fanned out. Beyond it: publishes are answered 503.
     pub backlog_bytes_max: usize,
     /// Bytes of the last events of cache channels that this node keeps, each with its channel's name and 512 more. Beyond
@@ -114,10 +121,13 @@ impl Default for Limits {
             connections_max: 1_000_000,
             connections_per_app_max: 0,
             connections_per_ip_max: 0,
+            memory_bytes_max: 0,
             http_connections_max: 20_000,
             tls_handshakes_max: 64,
             outbox_bytes_max: 1 << 20,
             outbox_total_bytes_max: 256 << 20,
+            deflate_bytes_min: 512,
+            deflate_bytes_max: 256 << 10,
             backlog_bytes_max: 64 << 20,
             cache_bytes_max: 64 << 20,
             cache_ttl: Duration::from_secs(30 * 60),

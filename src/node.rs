@@ -18,6 +18,8 @@ use crate::credential::signature::AppSecrets;
 use crate::hooks::Hooks;
 use crate::hooks::jobs::{Jobs, Target};
 use crate::hooks::settings::{self as told, AppHooks, Endpoint, Events, Format};
+use crate::limits::Limits;
+use crate::ops::memory::Budget;
 use crate::ops::metrics::OpsDoor;
 use crate::protocol::apps::Apps;
 use crate::protocol::dialects;
@@ -29,6 +31,7 @@ use crate::protocol::pusher::idempotency::Idempotency;
 use crate::shard::door::FrontDoor;
 use crate::shard::listener::{Listener, Socket, Trust, bind};
 use crate::shard::tls::{Identity, Tls};
+use crate::shard::ws::deflate::deflate;
 use crate::shard::{Doors, Given, Mail, Shard, Shared};
 
 /// What a shard may take, beside its own goodbyes, before it is given up.
@@ -75,7 +78,7 @@ impl Kept {
 pub struct Parts {
     /// How many shards, each a thread; 1 to 1,024.
     pub shards: usize,
-    /// Limits and apps.
+    /// Limits and apps; a `memory_bytes_max` of 0 is no limit.
     pub settings: Settings,
     /// Where jobs are handed on.
     pub jobs: Jobs,
@@ -130,7 +133,10 @@ impl Node {
             trusted_proxies: config.trusted_proxies.clone(),
             listeners: config.listen.iter().map(with_doors).collect(),
         };
-        Ok(Self { reloading: Some((config.listen.clone(), kept)), ..Self::launch(parts)? })
+        let node = Self { reloading: Some((config.listen.clone(), kept)), ..Self::launch(parts)? };
+        let budget = Budget::of(&config.limits);
+        tracing::info!(bytes = budget.bytes, origin = budget.origin, "memory for connections");
+        Ok(node)
     }
 
     /// Puts the apps, limits, secrets and keys of another configuration into force; each shard changes from the old ones to the
@@ -219,14 +225,16 @@ impl Node {
             listeners.push(listener);
         }
         let (draining, is_draining) = watch::channel(false);
+        let ledger = Ledger::default();
         let shared = Arc::new(Shared {
             node: core::Node {
                 number: 0,
                 shards: shards as core::ShardIndex,
                 hash_seed: uuid::Uuid::new_v4().as_u128() as u64,
                 dialects: dialects(),
-                admission: Admission::default(),
-                ledger: Ledger::default(),
+                deflate,
+                admission: Admission::new(ledger.clone()),
+                ledger,
                 backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
             },
             jobs: parts.jobs,
@@ -341,15 +349,18 @@ fn settings(config: &Config) -> Settings {
     let app = |app: &config::App| AppSettings {
         enabled: app.enabled,
         connections_max: app.connections_max,
+        memory_bytes_max: app.memory_bytes_max,
         presence_grace: app.presence_grace,
         presence_members_max: app.presence_members_max,
         presence_member_bytes_max: app.presence_member_bytes_max,
         subscription_count: app.subscription_count,
         authorize_within: app.authorized_connections.then_some(app.authorize_timeout),
         observed: !app.hooks.is_empty(),
+        deflates: app.permessage_deflate,
     };
     let apps = config.apps.iter().map(|one| (AppKey::from(&*one.key), app(one))).collect();
-    Settings { limits: config.limits.clone(), apps }
+    let limits = Limits { memory_bytes_max: Budget::of(&config.limits).bytes, ..config.limits.clone() };
+    Settings { limits, apps }
 }
 
 fn hook_settings(config: &Config) -> told::Settings {
@@ -458,6 +469,7 @@ fn listener(
         index,
         path_prefix: spec.path_prefix,
         stays_open: spec.doors == [Door::Ops],
+        deflates: spec.permessage_deflate,
         trust: Trust { trusted: spec.trusted, allow: spec.allow, token: spec.token, hosts: spec.hosts },
         trusted_proxies,
         seats: (0..shards).map(|_| AtomicUsize::new(0)).collect(),

@@ -117,6 +117,7 @@ fn settings_come_from_the_configuration() {
         ("src/config/env.rs", "the place"),
         ("src/cli/sources.rs", "HYDRANT_CONFIG says where the configuration is"),
         ("src/cli/publish.rs", "a command, not the server: HYDRANT_PUBLISH_… keep secrets off its command line"),
+        ("src/cli/bench.rs", "a command, not the server: HYDRANT_BENCH_… keep secrets off its command line"),
     ];
     only_in(&variables, &src, r#"\benv::vars?(_os)?\(|\benv!\("(HYDRANT|GUSHER)|[(, ]env = ""#);
     let read_or_written = [
@@ -128,7 +129,9 @@ fn settings_come_from_the_configuration() {
         ("src/cli/token.rs", "a command, not the server: reads the key that it is told to sign with"),
         ("src/hooks/lua.rs", "a hook's script, of which only the interpreter can say whether it is one"),
         ("src/shard/listener.rs", "the file of a unix socket"),
-        ("src/bench/", "the measuring client: what the kernel counts, its server's files, its report"),
+        ("src/ops/memory.rs", "how much memory there is: the kernel's word"),
+        ("src/bench/", "the measuring client: what the kernel counts, its server's files"),
+        ("src/cli/bench.rs", "a command, not the server: its report"),
     ];
     let src: Vec<File> = src.into_iter().filter(|file| file.path != "src/config/tests.rs").collect();
     only_in(

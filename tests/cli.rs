@@ -3,6 +3,8 @@
 
 #[path = "support/network.rs"]
 mod network;
+#[path = "support/port.rs"]
+mod port;
 #[path = "support/hydrant.rs"]
 mod program;
 
@@ -12,6 +14,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
+use port::ReservedPort;
 use program::{Dev, Ended, PROGRAM, Server, command, http, hydrant, openssl_pair, post, run};
 use tokio_tungstenite::tungstenite::{Message, connect};
 
@@ -78,6 +81,12 @@ fn what_is_no_command_line() {
     check(&["dev", "--trusted", "0.0.0.0:6002"], "--trusted: 0.0.0.0:6002 is trusted, but other machines reach it");
     check(&["dev", "--keys-dir", "a", "--gusher-public-key", "b"], "cannot be used with");
     check(&["dev", "--gusher-public-key", "none.pem"], "--gusher-public-key: cannot read none.pem: no such file");
+    check(&["bench", "frobnicate"], "invalid value 'frobnicate' for '[SCENARIO]...'");
+    check(&["bench", "--target", "mqtt"], "[possible values: pusher, gusher-v1, gusher-v3, push1st]");
+    check(&["bench", "--rounds", "0"], "at least 1");
+    check(&["bench", "--pid", "1"], "--url <URL>");
+    check(&["bench", "fanout", "--burst", "9", "--rate", "9"], "cannot be used with");
+    check(&["bench", "--url", "ws://127.0.0.1:1", "--set", "node.shards=1"], "cannot be used with");
 }
 
 #[test]
@@ -301,9 +310,15 @@ fn publish_and_what_keeps_it_from_it() {
     check(&master, &["--app", "demo", "a b", "é&=%", "x=1&y\n"], 0, odd, &[]);
     check(&master, &["--app", "other", "news", "greeting", "1"], 1, "", &["answered 404 Not Found: app not found"]);
     check(&master, &["--app", "demo", "news", "greeting", ""], 1, "", &["answered 400 Bad Request: empty data"]);
-    drop(server);
+    let nobody = ReservedPort::new();
     let refused = ["error: cannot reach http://127.0.0.1:", "refused", "is the server running"];
-    check(&master, &["--app", "demo", "news", "greeting", "1"], 1, "", &refused);
+    check(
+        &format!("http://127.0.0.1:{}/api/", nobody.number),
+        &["--app", "demo", "news", "greeting", "1"],
+        1,
+        "",
+        &refused,
+    );
 }
 
 #[test]
@@ -712,4 +727,107 @@ timeout_ms = 200
             }
         }
     }
+}
+
+// ------------------------------------------------------------------- bench
+
+/// The line of JSON that a bench ended with.
+#[track_caller]
+fn bench_json(ended: &Ended) -> serde_json::Value {
+    let line = ended.stdout.lines().last().unwrap_or_default();
+    serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}\n{}", ended.stderr))
+}
+
+#[test]
+fn a_bench_of_a_server_that_cannot_be_driven_says_why() {
+    let check = |words: &[&str], part: &str| {
+        let ended = hydrant(&[&["bench", "--quick", "fanout"], words].concat());
+        assert_eq!(ended.code, Some(1), "{words:?}: {}", ended.stderr);
+        contains(&ended.stderr, &[part]);
+    };
+    let there = |url| ["--url", url, "--app-id", "1", "--key", "k", "--secret", "s"];
+    check(&["--url", "ws://127.0.0.1:1", "--key", "k"], "--target pusher needs --app-id");
+    check(&["--url", "ws://127.0.0.1:1", "--target", "gusher-v3", "--key", "k"], "needs --jwt-key or --jwt");
+    check(&there("wss://127.0.0.1:1"), "TLS is not driven");
+    check(&there("ws://127.0.0.1:1"), "connect to 127.0.0.1:1: Connection refused");
+    check(&[&there("ws://127.0.0.1:1")[..], &["--pid", "4294967295"]].concat(), "there is no process 4294967295");
+    check(&["presence", "--target", "push1st"], "presence channels are Pusher's");
+}
+
+#[test]
+fn a_bench_of_its_own_server_ends_with_a_table_and_one_line_of_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.json");
+    let ended = hydrant(&["bench", "--quick", "publish", "many", "--json", path.to_str().unwrap()]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    contains(&ended.stderr, &["publish kept-alive (1/1): server CPU, us per request "]);
+    contains(&ended.stdout, &["hydrant 0.1.0 drove its own server (pusher)", "\nmany 1 channels of 4, 500/s "]);
+    let json = bench_json(&ended);
+    assert_eq!(fs::read_to_string(path).unwrap(), format!("{json}\n"));
+    assert_eq!((&json["format"], &json["server"], &json["quick"]), (&1.into(), &"own".into(), &true.into()));
+    assert!(json["verdict"].is_null() && json["failures"] == serde_json::json!([]), "{json}");
+    assert!(json["machine"]["cores"].is_u64() && json["machine"]["congestion_control"].is_string(), "{json}");
+    let publish = &json["cases"][2];
+    assert_eq!(
+        (&publish["scenario"], &publish["case"], &publish["rounds"]),
+        (&"publish".into(), &"kept-alive".into(), &1.into())
+    );
+    let figure = &publish["figures"][0];
+    assert_eq!(
+        (&figure["figure"], &figure["goal"]),
+        (&"cpu_us_per_request".into(), &serde_json::json!({ "ratio_max": 1.7 }))
+    );
+    assert!(figure["ratio"].is_number() && figure["verdict"].is_null(), "{figure}");
+    assert_eq!(json["cases"].as_array().unwrap().len(), 5, "{json}");
+}
+
+/// Drives a server that somebody else started: every protocol that there is by what it documents.
+#[track_caller]
+fn drive(target: &str, api_door: &str, cases: usize) {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().to_str().unwrap();
+    let dev = Dev::anywhere(&["--app", "1:bench:secret", "--keys-dir", keys]);
+    let (url, api) = (format!("ws://{}", dev.address("pusher")), format!("http://{}", dev.address(api_door)));
+    let (jwt_key, pid) = (format!("{keys}/gusher-private.pem"), dev.running.id().to_string());
+    let mut words =
+        vec!["bench", "--quick", "fanout", "many", "publish", "connect", "--subscribers", "5", "--rate", "50"];
+    words.extend(["--channels", "3", "--target", target, "--url", &url, "--api", &api, "--pid", &pid]);
+    words.extend(["--app-id", "1", "--key", "bench", "--secret", "secret", "--jwt-key", &jwt_key]);
+    let ended = hydrant(&words);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let json = bench_json(&ended);
+    assert_eq!((&json["target"], &json["server"]), (&target.into(), &url.into()));
+    assert_eq!(json["cases"].as_array().unwrap().len(), cases, "{json}");
+    for case in json["cases"].as_array().unwrap() {
+        assert!(case["figures"].as_array().unwrap().iter().all(|figure| figure["goal"].is_null()), "{case}");
+        assert!(case["beside"].is_null(), "no floor was asked for: {case}");
+    }
+    let fan_out = &json["cases"][0]["server"];
+    assert_eq!((&fan_out["deliveries"], &fan_out["amiss"], &fan_out["refused"]), (&50.into(), &0.into(), &0.into()));
+    for field in ["deliveries_per_s", "p50_ms", "p99_ms", "p999_ms", "max_ms", "server_cpu_s_per_million"] {
+        assert!(fan_out[field].as_f64().unwrap() > 0.0, "{field}: {fan_out}");
+    }
+    for field in ["server_rss_before_bytes", "server_rss_peak_bytes", "server_rss_after_bytes", "client_cpu_s"] {
+        assert!(fan_out[field].as_f64().unwrap() > 0.0, "{field}: {fan_out}");
+    }
+}
+
+#[test]
+fn a_pusher_server_is_driven() {
+    drive("pusher", "pusher", 6);
+}
+
+#[test]
+fn a_gusher_v1_server_is_driven() {
+    drive("gusher-v1", "gusher-master", 6);
+}
+
+#[test]
+fn a_gusher_v3_server_is_driven() {
+    drive("gusher-v3", "gusher-master", 6);
+}
+
+#[test]
+fn a_push1st_server_is_driven() {
+    drive("push1st", "push1st", 4);
 }

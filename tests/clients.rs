@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use installed::{installed, project};
-use program::{PROGRAM, Running, Server, command, openssl_pair, run};
+use program::{PROGRAM, Running, Server, command, http, openssl_pair, run};
 
 /// Where clients come.
 const PUBLIC: &str = "127.0.0.1:6001";
@@ -41,7 +41,7 @@ tls_key = "certificate.key"
 
 [[listen]]
 address = "127.0.0.1:6002"
-doors = ["push1st", "gusher-master"]
+doors = ["push1st", "gusher-master", "ops"]
 trusted = true
 
 [[apps]]
@@ -69,7 +69,7 @@ id = "4713"
 key = "for-the-authorized"
 secret = "app secret"
 authorized_connections = true
-authorize_timeout_ms = 1000
+authorize_timeout_ms = 3000
 
 [pusher]
 activity_timeout_ms = 1000
@@ -84,18 +84,38 @@ grace_ms = 500
 level = "hydrant=debug"
 "#;
 
+/// Whether permessage-deflate may be agreed on. Most clients offer it.
+#[derive(Clone, Copy, PartialEq)]
+enum Deflate {
+    Off,
+    /// For messages of any size.
+    On,
+}
+
+impl Deflate {
+    fn config(self) -> String {
+        match self {
+            Self::Off => CONFIG.to_owned(),
+            Self::On => CONFIG
+                .replacen("client_events = true", "client_events = true\nclient_events_per_s = 0", 1)
+                .replacen("watchlist = true", "watchlist = true\npermessage_deflate = true", 1)
+                .replacen("[limits]", "[limits]\ndeflate_bytes_min = 1", 1),
+        }
+    }
+}
+
 /// How long a step may take; the programs themselves give up earlier, and say what they waited for.
 const STEP_MAX: Duration = Duration::from_secs(90);
 
 /// Runs a program of `tests/clients/` with a server beside it, in a network of their own. `more`: further arguments, given
 /// the folder of the server.
-fn converse(test: &str, interpreter: &Path, script: &str, more: impl Fn(&Path) -> Vec<String>) {
+fn converse(test: &str, deflate: Deflate, interpreter: &Path, script: &str, more: impl Fn(&Path) -> Vec<String>) {
     network::own(test, || {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         openssl_pair(folder);
         openssl_certificate(folder);
-        fs::write(folder.join("hydrant.toml"), CONFIG).unwrap();
+        fs::write(folder.join("hydrant.toml"), deflate.config()).unwrap();
         let start = || {
             let mut serve = command(PROGRAM);
             Server::start(serve.current_dir(folder).args(["serve", "--config", "hydrant.toml"]), 3)
@@ -118,10 +138,13 @@ fn converse(test: &str, interpreter: &Path, script: &str, more: impl Fn(&Path) -
             server = start();
         }
         let status = client.wait();
+        let (_, metrics) = http(TRUSTED.parse().unwrap(), "GET /metrics", "");
         let ended = server.running.stop();
         let came_true = status.success() && ended.code == Some(0) && !ended.stderr.contains("panicked");
         let complaints = client.stderr.all();
         assert!(came_true, "{script}: {status}\n{complaints}\nserver: {:?}\n{}", ended.code, ended.stderr);
+        let deflated = metrics.lines().find_map(|line| line.strip_prefix("hydrant_frames_deflated_total "));
+        assert_eq!(deflated.unwrap() != "0", deflate == Deflate::On, "{deflated:?} frames were deflated");
     });
 }
 
@@ -149,32 +172,37 @@ fn nothing(_: &Path) -> Vec<String> {
 
 #[test]
 fn pusher_js() {
-    converse("pusher_js", &node(), "pusher_js.mjs", nothing);
+    converse("pusher_js", Deflate::Off, &node(), "pusher_js.mjs", nothing);
 }
 
 #[test]
 fn pusher_js_in_chromium() {
-    converse("pusher_js_in_chromium", &node(), "chromium.mjs", nothing);
+    converse("pusher_js_in_chromium", Deflate::On, &node(), "chromium.mjs", nothing);
 }
 
 #[test]
 fn pusher_sdk_of_python() {
-    converse("pusher_sdk_of_python", &python(), "pusher_sdk.py", nothing);
+    converse("pusher_sdk_of_python", Deflate::Off, &python(), "pusher_sdk.py", nothing);
 }
 
 #[test]
 fn pysher() {
-    converse("pysher", &python(), "pysher_client.py", nothing);
+    converse("pysher", Deflate::Off, &python(), "pysher_client.py", nothing);
+}
+
+#[test]
+fn websockets_of_python_deflate() {
+    converse("websockets_of_python_deflate", Deflate::On, &python(), "deflate.py", nothing);
 }
 
 #[test]
 fn laravel_echo() {
-    converse("laravel_echo", &node(), "laravel_echo.mjs", nothing);
+    converse("laravel_echo", Deflate::Off, &node(), "laravel_echo.mjs", nothing);
 }
 
 #[test]
 fn crossing() {
-    converse("crossing", &node(), "crossing.mjs", |folder| {
+    converse("crossing", Deflate::On, &node(), "crossing.mjs", |folder| {
         let mut token = command(PROGRAM);
         token.args(["token", "gusher", "--key"]).arg(folder.join("private.pem"));
         let token = run(token.args(["--app", APP[1], "--user", "alice", "--channel", "*"]));

@@ -1,6 +1,9 @@
 //! Webhooks against a real HTTP server, and what operators see of them.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
 
+#[path = "support/port.rs"]
+mod port;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -21,6 +24,7 @@ use hyper::body::Incoming;
 use hyper::header::HeaderMap;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
+use port::ReservedPort;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -237,8 +241,9 @@ async fn an_endpoint_that_hangs_or_is_not_there() {
     sink.next().await;
     let error = || hooks.report()[0].last_error.clone().map(|last| last.error).unwrap_or_default();
     assert_eq!(error(), "no answer within 100 ms");
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    hooks.replace(&quick(), &[app(&format!("http://u:hunter2@{nobody}/?hunter2"), Format::Pusher, "s")]).unwrap();
+    let nobody = ReservedPort::new();
+    let url = format!("http://u:hunter2@127.0.0.1:{}/?hunter2", nobody.number);
+    hooks.replace(&quick(), &[app(&url, Format::Pusher, "s")]).unwrap();
     see(&hooks, "x", Observed::Occupied);
     until("a failure", || !error().is_empty()).await;
     assert!(error().contains("onnection refused") && !error().contains("hunter2"), "{}", error());

@@ -4,17 +4,24 @@ mod ws_oracle;
 
 use std::{ops::Range, str, sync::LazyLock};
 
+use flate2::{Compress, Compression, FlushCompress};
+use hydrant::limits::Limits;
 use hydrant::shard::ws::codec::{
+    Accepts,
     Message::{self, Binary, Close, Ping, Pong, Text},
-    Violation, close_frame,
+    Violation, close_frame, payload as payload_of, text_frame,
 };
+use hydrant::shard::ws::deflate::deflate;
 use proptest::{collection::vec, prelude::*, test_runner::RngSeed};
 use ws_oracle::{End, agree_with_tungstenite, decode};
 
 const MAX: usize = 70_000;
+const PLAIN: Accepts = Accepts { message_bytes_max: MAX, deflated: false };
+const DEFLATED: Accepts = Accepts { message_bytes_max: MAX, deflated: true };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 static CASES: LazyLock<Vec<Case>> = LazyLock::new(cases);
+static DEFLATED_CASES: LazyLock<Vec<Case>> = LazyLock::new(deflated_cases);
 static BIG: [u8; MAX + 1] = [b'x'; MAX + 1];
 
 /// A frame as clients send it, with the shortest length encoding; `first` holds FIN, the reserved bits and the opcode.
@@ -246,20 +253,187 @@ fn cases() -> Vec<Case> {
     cases
 }
 
+/// A message as clients deflate it: at a level, flushed after each of so many bytes.
+fn deflated(message: &[u8], level: u32, part_bytes: usize) -> Vec<u8> {
+    let mut compress = Compress::new(Compression::new(level), false);
+    let mut deflated = Vec::with_capacity(2 * message.len() + 100);
+    let mut left = message;
+    while !left.is_empty() || compress.total_in() == 0 {
+        let (part, rest) = left.split_at(left.len().min(part_bytes));
+        deflated.reserve(2 * part.len() + 100);
+        compress.compress_vec(part, &mut deflated, FlushCompress::Sync).expect("what deflates anything");
+        left = rest;
+        if message.is_empty() {
+            break;
+        }
+    }
+    deflated.truncate(deflated.len() - 4);
+    deflated
+}
+
+/// With permessage-deflate agreed on.
+fn deflated_cases() -> Vec<Case> {
+    let open = |name, wire: &[Vec<u8>], messages: &[Message<'static>]| -> Case {
+        (name, wire.concat(), messages.to_vec(), End::Open)
+    };
+    let refused = |name, wire: &[Vec<u8>], messages: &[Message<'static>], violation| -> Case {
+        (name, wire.concat(), messages.to_vec(), End::Refused(violation))
+    };
+    let hello = b"\xf2\x48\xcd\xc9\xc9\x07\x00";
+    // blocks of at most 65,535 bytes as they are (RFC 1951 §3.2.4), the last of them for the flush
+    let stored = |message: &[u8]| {
+        let block = |part: &[u8]| {
+            let length = part.len() as u16;
+            [&[0][..], &length.to_le_bytes(), &(!length).to_le_bytes(), part].concat()
+        };
+        [message.chunks(65_535).map(block).collect::<Vec<_>>().concat(), vec![0]].concat()
+    };
+    let mut cases = vec![
+        open("RFC 7692 §7.2.3.1: one block", &[frame(0xc1, hello)], &[Text("Hello")]),
+        open(
+            "§7.2.3.1: the same in fragments",
+            &[frame(0x41, &hello[..3]), frame(0x80, &hello[3..])],
+            &[Text("Hello")],
+        ),
+        refused(
+            "§7.2.3.2: a context taken over",
+            &[frame(0xc1, hello), frame(0xc1, b"\xf2\x00\x11\x00\x00")],
+            &[Text("Hello")],
+            Violation::InvalidDeflate,
+        ),
+        open("§7.2.3.3: not compressed", &[frame(0xc1, b"\x00\x05\x00\xfa\xffHello\x00")], &[Text("Hello")]),
+        open("§7.2.3.4: a last block", &[frame(0xc1, b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00")], &[Text("Hello")]),
+        open("a last block alone", &[frame(0xc1, b"\xf3\x48\xcd\xc9\xc9\x07\x00")], &[Text("Hello")]),
+        open(
+            "§7.2.3.5: two blocks",
+            &[frame(0xc1, b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00")],
+            &[Text("Hello")],
+        ),
+        open("§7.2.3.6: an empty message", &[frame(0xc1, b"\x00"), frame(0xc2, b"")], &[Text(""), Binary(b"")]),
+        open("a binary message", &[frame(0xc2, hello)], &[Binary(b"Hello")]),
+        open(
+            "fragments, empty ones, and control frames between them",
+            &[
+                frame(0x42, b""),
+                frame(0x89, b"1"),
+                frame(0x00, hello),
+                frame(0x8a, b"2"),
+                frame(0x00, b""),
+                frame(0x80, b""),
+            ],
+            &[Ping(b"1"), Pong(b"2"), Binary(b"Hello")],
+        ),
+        open(
+            "plain and deflated by turns",
+            &[
+                frame(0x81, b"one"),
+                frame(0xc1, hello),
+                frame(0x01, b"t"),
+                frame(0x80, b"wo"),
+                frame(0x41, hello),
+                frame(0x80, b""),
+                frame(0x82, b"three"),
+            ],
+            &[Text("one"), Text("Hello"), Text("two"), Text("Hello"), Binary(b"three")],
+        ),
+        open(
+            "a character over two fragments",
+            &{
+                let euro = deflated("€".as_bytes(), 6, 1);
+                let (head, tail) = euro.split_at(euro.len() / 2);
+                [frame(0x41, head), frame(0x80, tail)]
+            },
+            &[Text("€")],
+        ),
+        refused("no UTF-8", &[frame(0xc1, &deflated(b"a\xff", 6, 9))], &[], Violation::InvalidUtf8),
+        open("any bytes in binary", &[frame(0xc2, &deflated(b"a\xff", 6, 9))], &[Binary(b"a\xff")]),
+        // where RSV1 may not stand
+        refused("RSV1 on a continuation", &[frame(0x41, hello), frame(0xc0, b"")], &[], Violation::ReservedBits),
+        refused("RSV1 on a plain continuation", &[frame(0x01, b"a"), frame(0xc0, b"")], &[], Violation::ReservedBits),
+        refused("RSV1 on a continuation of nothing", &[frame(0xc0, b"")], &[], Violation::ReservedBits),
+        refused("RSV1 on a ping between", &[frame(0x41, hello), frame(0xc9, b"")], &[], Violation::ReservedBits),
+        refused("a message in a message", &[frame(0x41, hello), frame(0xc1, b"")], &[], Violation::MessageInterrupted),
+        // what is no deflated message
+        refused("a reserved kind of block", &[frame(0xc1, b"\xff")], &[], Violation::InvalidDeflate),
+        refused("plain text", &[frame(0xc1, b"Hello")], &[], Violation::InvalidDeflate),
+        refused("cut off", &[frame(0xc1, &hello[..4])], &[], Violation::InvalidDeflate),
+        refused(
+            "cut off in a stored block",
+            &[frame(0xc1, b"\x00\x05\x00\xfa\xffHel")],
+            &[],
+            Violation::InvalidDeflate,
+        ),
+        refused("a distance too far back", &[frame(0xc1, b"\xf2\x00\x11\x00\x00")], &[], Violation::InvalidDeflate),
+        refused(
+            "more behind the last block",
+            &[frame(0xc1, b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00\x00")],
+            &[],
+            Violation::InvalidDeflate,
+        ),
+        // the limit
+        open("exactly the limit", &[frame(0xc2, &deflated(&BIG[..MAX], 6, MAX))], &[Binary(&BIG[..MAX])]),
+        refused("one over the limit", &[frame(0xc2, &deflated(&BIG, 6, MAX + 1))], &[], Violation::MessageTooBig),
+        refused("a bomb", &[frame(0xc2, &deflated(&vec![0; 50 << 20], 9, 50 << 20))], &[], Violation::MessageTooBig),
+        refused(
+            "a bomb in fragments",
+            &{
+                let bomb = deflated(&vec![0; 5 << 20], 9, 5 << 20);
+                [frame(0x42, &bomb[..1000]), frame(0x00, &bomb[1000..2000]), frame(0x80, &bomb[2000..])]
+            },
+            &[],
+            Violation::MessageTooBig,
+        ),
+        open("longer deflated than plain", &[frame(0xc2, &stored(&BIG[..MAX]))], &[Binary(&BIG[..MAX])]),
+        refused(
+            "more than it can be, by its header",
+            &[frame(0xc2, &vec![0; MAX + MAX / 8 + 17])[..10].to_vec()],
+            &[],
+            Violation::MessageTooBig,
+        ),
+    ];
+    for first in [0x88, 0x89, 0x8a, 0x83, 0x8b] {
+        cases.push(refused("RSV1 on others", &[frame(first | 0x40, b"")], &[], Violation::ReservedBits));
+    }
+    for bits in [0x10, 0x20, 0x50, 0x60, 0x70] {
+        cases.push(refused("other reserved bits", &[frame(0x81 | bits, hello)], &[], Violation::ReservedBits));
+    }
+    cases
+}
+
 #[test]
 fn rfc_6455_case_by_case() {
     for (name, wire, messages, end) in CASES.iter() {
         let expected = (messages.iter().map(|message| format!("{message:?}")).collect(), *end);
         for piece_bytes in [&[][..], &[1], &[2], &[3, 1], &[7], &[1, 13, 2]] {
-            assert_eq!(decode(wire, piece_bytes, MAX), expected, "{name}, in pieces of {piece_bytes:?}");
+            assert_eq!(decode(wire, piece_bytes, PLAIN), expected, "{name}, in pieces of {piece_bytes:?}");
         }
         agree_with_tungstenite(wire, MAX);
     }
 }
 
 #[test]
+fn rfc_7692_case_by_case() {
+    for (name, wire, messages, end) in DEFLATED_CASES.iter() {
+        let expected = (messages.iter().map(|message| format!("{message:?}")).collect(), *end);
+        for piece_bytes in [&[][..], &[1], &[2], &[3, 1], &[7], &[1, 13, 2]] {
+            assert_eq!(decode(wire, piece_bytes, DEFLATED), expected, "{name}, in pieces of {piece_bytes:?}");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_deflated_is_the_same_where_it_might_be() {
+    for (name, wire, messages, end) in CASES.iter() {
+        let expected = (messages.iter().map(|message| format!("{message:?}")).collect(), *end);
+        if *end != End::Refused(Violation::ReservedBits) {
+            assert_eq!(decode(wire, &[], DEFLATED), expected, "{name}");
+        }
+    }
+}
+
+#[test]
 fn every_violation_is_told_in_a_close_frame_that_fits() {
-    for (_, _, _, end) in CASES.iter() {
+    for (_, _, _, end) in CASES.iter().chain(DEFLATED_CASES.iter()) {
         let End::Refused(violation) = *end else { continue };
         let frame = close_frame(violation.close_code(), violation.reason());
         assert_eq!(&frame[4..], violation.to_string().as_bytes());
@@ -355,15 +529,18 @@ proptest! {
 
     #[test]
     fn what_a_correct_client_says_is_heard(wire in conversation(), pieces in pieces()) {
-        let (messages, end) = decode(&wire, &pieces, MAX);
+        let (messages, end) = decode(&wire, &pieces, PLAIN);
         prop_assert!(!matches!(end, End::Refused(_)), "{messages:?} {end:?}");
-        prop_assert_eq!((messages, end), decode(&wire, &[], MAX));
+        prop_assert_eq!((messages, end), decode(&wire, &[], PLAIN));
         agree_with_tungstenite(&wire, MAX);
     }
 
     #[test]
     fn damage_is_found_alike_however_it_is_cut(wire in damaged(), pieces in pieces(), max in limit()) {
-        prop_assert_eq!(decode(&wire, &pieces, max), decode(&wire, &[], max));
+        for deflated in [false, true] {
+            let accepts = Accepts { message_bytes_max: max, deflated };
+            prop_assert_eq!(decode(&wire, &pieces, accepts), decode(&wire, &[], accepts));
+        }
         agree_with_tungstenite(&wire, max);
     }
 
@@ -371,6 +548,48 @@ proptest! {
     fn cases_stand_in_any_pieces(index in 0..CASES.len(), pieces in pieces()) {
         let (name, wire, messages, end) = &CASES[index];
         let expected = (messages.iter().map(|message| format!("{message:?}")).collect(), *end);
-        prop_assert_eq!(decode(wire, &pieces, MAX), expected, "{}", name);
+        prop_assert_eq!(decode(wire, &pieces, PLAIN), expected, "{}", name);
+    }
+
+    #[test]
+    fn deflated_cases_stand_in_any_pieces(index in 0..DEFLATED_CASES.len(), pieces in pieces()) {
+        let (name, wire, messages, end) = &DEFLATED_CASES[index];
+        let expected = (messages.iter().map(|message| format!("{message:?}")).collect(), *end);
+        prop_assert_eq!(decode(wire, &pieces, DEFLATED), expected, "{}", name);
+    }
+
+    #[test]
+    fn what_a_client_deflates_is_heard(
+        message in payload(true),
+        level in 0..10_u32,
+        part_bytes in 1..1000_usize,
+        cuts in vec(any::<prop::sample::Index>(), 0..4),
+        pieces in pieces(),
+    ) {
+        let deflated = deflated(&message, level, part_bytes);
+        prop_assume!(deflated.len() <= MAX + MAX / 8);
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(deflated.len() + 1)).collect();
+        at.sort_unstable();
+        let (mut first, mut start, mut wire) = (0x41, 0, Vec::new());
+        for end in at {
+            wire.extend(frame(first, &deflated[start..end]));
+            (first, start) = (0, end);
+        }
+        wire.extend(frame(0x80 | first, &deflated[start..]));
+        let heard = format!("{:?}", Text(str::from_utf8(&message).unwrap()));
+        prop_assert_eq!(decode(&wire, &pieces, DEFLATED), (vec![heard], End::Open));
+        prop_assert_eq!(decode(&wire, &pieces, PLAIN), (vec![], End::Refused(Violation::ReservedBits)));
+    }
+
+    #[test]
+    fn what_is_deflated_here_is_the_same_again(message in payload(true)) {
+        let limits = Limits { deflate_bytes_min: 1, ..Limits::default() };
+        let plain = text_frame(&message);
+        if let Some(deflated) = deflate(&plain, &limits) {
+            prop_assert!(deflated.len() < plain.len());
+            let wire = frame(deflated[0], payload_of(&deflated));
+            let heard = format!("{:?}", Text(str::from_utf8(&message).unwrap()));
+            prop_assert_eq!(decode(&wire, &[], DEFLATED), (vec![heard], End::Open));
+        }
     }
 }

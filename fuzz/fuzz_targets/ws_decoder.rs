@@ -1,7 +1,9 @@
-//! Any bytes from a client, in any pieces: no panic, the same messages and end as in one piece, and as tungstenite finds.
+//! Any bytes from a client, in any pieces: no panic, the same messages and end as in one piece, whether they may be deflated
+//! or not, and if not, as tungstenite finds.
 #![no_main]
 
 use arbitrary::Arbitrary;
+use hydrant::shard::ws::codec::Accepts;
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../tests/ws_oracle/mod.rs"]
@@ -17,7 +19,10 @@ struct Input<'a> {
 
 fuzz_target!(|input: Input<'_>| {
     let message_bytes_max = input.message_bytes_max.into();
-    let pieces = ws_oracle::decode(input.wire, &input.piece_bytes.map(usize::from), message_bytes_max);
-    assert_eq!(pieces, ws_oracle::decode(input.wire, &[], message_bytes_max));
+    for deflated in [false, true] {
+        let accepts = Accepts { message_bytes_max, deflated };
+        let pieces = ws_oracle::decode(input.wire, &input.piece_bytes.map(usize::from), accepts);
+        assert_eq!(pieces, ws_oracle::decode(input.wire, &[], accepts));
+    }
     ws_oracle::agree_with_tungstenite(input.wire, message_bytes_max);
 });

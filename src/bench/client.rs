@@ -5,253 +5,268 @@
 //! the server pays only for its own work, and an arrival is seen up to [`LOOK_INTERVAL`] late.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use anyhow::{Context, Result, bail, ensure};
-use mio::{Events, Interest, Poll, Token};
-use socket2::{Domain, Protocol, Socket, Type};
+use hdrhistogram::Histogram;
+use mio::{Events, Poll, Token};
 
 use super::process::{check_interrupted, thread_cpu};
+use super::stream::Stream;
+use super::tally::{Clock, Finder, Tally, delays};
+use super::target::{Heard, Site, Subscription};
+use super::ws::{FrameScanner, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, client_frame};
 
 /// How late an arrival may be seen.
 pub const LOOK_INTERVAL: Duration = Duration::from_micros(500);
 const POLL_SETS: usize = 64;
 const READ_BUFFER_BYTES: usize = 256 << 10;
-/// Handshakes under way together.
-const OPENING_MAX: usize = 64;
-/// For one answer of the server while a connection opens.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Connections begun between two looks.
+const BEGUN_PER_LOOK_MAX: usize = 32;
+/// While connections open: how long nothing may happen.
+const OPENING_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection that was refused is left alone.
+const REFUSED_PAUSE: Duration = Duration::from_millis(50);
 /// For all connections together to be closed in answer to our close frames.
-const CLOSING_TIMEOUT: Duration = Duration::from_secs(20);
-const HEAD_BYTES_MAX: usize = 8 << 10;
-
-/// Nanoseconds since one instant that all threads of a run share.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock(Instant);
-
-impl Clock {
-    /// A clock that stands at 0 now.
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-
-    /// Nanoseconds since the start (584 years fit).
-    pub fn now_ns(self) -> u64 {
-        self.0.elapsed().as_nanos() as u64
-    }
-}
-
-/// What stands in an event's data: `b`, the message's number and the time it was due, in 8 and 16 hex digits; padding
-/// may follow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
-    /// Number of the message within the phase.
-    pub message: u32,
-    /// When it was to be sent, by the run's [`Clock`].
-    pub due_ns: u64,
-}
-
-impl Stamp {
-    /// Length as text.
-    pub const BYTES: usize = 25;
-
-    /// The text form.
-    pub fn text(self) -> String {
-        format!("b{:08x}{:016x}", self.message, self.due_ns)
-    }
-
-    /// Finds the stamp in an event: at the start of its `data`, which must be a JSON string.
-    pub fn find(event: &[u8]) -> Option<Self> {
-        const BEFORE: &[u8] = br#""data":"b"#;
-        let start = event.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
-        let digits = str::from_utf8(event.get(start..start + Self::BYTES - 1)?).ok()?;
-        let (message, due_ns) = digits.split_at(8);
-        Some(Self { message: u32::from_str_radix(message, 16).ok()?, due_ns: u64::from_str_radix(due_ns, 16).ok()? })
-    }
-}
-
-/// Cuts what a server sends into frames (RFC 6455 section 5.2; a server does not mask).
-#[derive(Debug, Default)]
-pub struct FrameScanner {
-    /// The frame that has not arrived whole.
-    partial: Vec<u8>,
-}
-
-impl FrameScanner {
-    /// Takes the next bytes of the stream; hands over opcode and payload of each frame that is whole with them.
-    pub fn scan(&mut self, bytes: &[u8], mut each: impl FnMut(u8, &[u8])) {
-        if self.partial.is_empty() {
-            let used = Self::scan_whole(bytes, &mut each);
-            self.partial.extend_from_slice(&bytes[used..]);
-        } else {
-            self.partial.extend_from_slice(bytes);
-            let used = Self::scan_whole(&self.partial, &mut each);
-            self.partial.drain(..used);
-            if self.partial.is_empty() {
-                self.partial = Vec::new(); // 10,000 idle sockets keep no buffers
-            }
-        }
-    }
-
-    fn scan_whole(bytes: &[u8], each: &mut impl FnMut(u8, &[u8])) -> usize {
-        let mut used = 0;
-        while let Some((opcode, payload)) = first_frame(&bytes[used..]) {
-            each(opcode, &bytes[used..][payload.clone()]);
-            used += payload.end;
-        }
-        used
-    }
-}
-
-/// Opcode and payload of the frame at the start of `bytes`, if it is there whole.
-fn first_frame(bytes: &[u8]) -> Option<(u8, Range<usize>)> {
-    let opcode = bytes.first()? & 0x0f;
-    let (header, payload): (usize, u64) = match bytes.get(1)? & 0x7f {
-        126 => (4, u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?).into()),
-        127 => (10, u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?)),
-        short => (2, short.into()),
-    };
-    let end = header.checked_add(usize::try_from(payload).ok()?)?;
-    (end <= bytes.len()).then_some((opcode, header..end))
-}
-
-const OPCODE_TEXT: u8 = 0x1;
-const OPCODE_CLOSE: u8 = 0x8;
-const OPCODE_PING: u8 = 0x9;
-const OPCODE_PONG: u8 = 0xa;
-
-/// A client's frame of at most 65,535 payload bytes. The masking key is 0, which saves the masking here; the server
-/// has to unmask all the same.
-fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0x80 | opcode];
-    match payload.len() {
-        length @ 0..126 => frame.push(0x80 | length as u8),
-        length => {
-            frame.push(0x80 | 126);
-            frame.extend_from_slice(&(length as u16).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(&[0; 4]);
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// What a connection subscribes to once it is open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Subscription {
-    /// Nothing: the other side begins to send by itself.
-    None,
-    /// All to the channel `c`.
-    Shared,
-    /// Each to a channel of its own.
-    Own,
-}
-
-/// Where the connections go and what they say there.
-#[derive(Clone, Debug)]
-pub struct Door {
-    /// Where to connect to.
-    pub address: SocketAddr,
-    /// The local address to connect from, so that many rounds find free ports.
-    pub source: Ipv4Addr,
-    /// Request targets of the handshakes, taken in turn.
-    pub request_targets: Vec<String>,
-    /// What to subscribe to.
-    pub subscription: Subscription,
-}
+const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
-    Reading,
+    /// TCP's handshake.
+    Connecting,
+    /// The request is sent.
+    Handshake,
+    /// Upgraded; the server speaks first.
+    Greeting,
+    /// The subscribe is sent.
+    Subscribing,
+    Open,
+    /// Nothing is read any more.
     Stalled,
+    /// Refused, or ended by either side.
     Closed,
 }
 
 struct Connection {
-    stream: mio::net::TcpStream,
+    stream: Option<Stream>,
     frames: FrameScanner,
     state: State,
+    subscription: Subscription,
+    /// Kept only without a subscription: for one that is asked for later.
+    socket_id: Option<Box<str>>,
+    /// When [`Client::ask`] or the handshake was sent; 0: nothing is asked.
+    asked_ns: u64,
 }
 
-/// What has arrived of the messages of one phase.
-#[derive(Debug, Default)]
-pub struct Tally {
-    /// The number of the first message; earlier ones are not counted.
-    pub first_message: u32,
-    /// Each message of the phase.
-    pub messages: Vec<Arrival>,
-    /// Deliveries of all messages together.
-    pub deliveries: u64,
-    /// Connections that the server closed, stalled ones not included.
-    pub closed: usize,
-}
-
-/// How often and how late one message has arrived.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Arrival {
-    /// Deliveries seen.
-    pub deliveries: u32,
-    /// From the time it was due to the last delivery, in nanoseconds.
-    pub last_ns: u64,
-}
-
-impl Tally {
-    /// A tally of `count` messages numbered from `first_message`.
-    pub fn new(first_message: u32, count: u32) -> Self {
-        Self { first_message, messages: vec![Arrival::default(); count as usize], ..Self::default() }
+impl Connection {
+    fn is_opening(&self) -> bool {
+        matches!(self.state, State::Connecting | State::Handshake | State::Greeting | State::Subscribing)
     }
 
-    fn note(&mut self, stamp: Stamp, now_ns: u64) {
-        let Some(index) = stamp.message.checked_sub(self.first_message) else { return };
-        let Some(arrival) = self.messages.get_mut(index as usize) else { return };
-        arrival.deliveries += 1;
-        arrival.last_ns = now_ns.saturating_sub(stamp.due_ns);
-        self.deliveries += 1;
+    fn send(&mut self, opcode: u8, payload: &[u8]) -> io::Result<()> {
+        let Some(stream) = &mut self.stream else { return Err(ErrorKind::NotConnected.into()) };
+        stream.write_all(&client_frame(opcode, payload))
     }
+}
+
+/// How connections are to be opened.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening {
+    /// Connections that may be on their way together.
+    pub together: usize,
+    /// Whether one that is refused is tried again, as real clients do, instead of failing the run.
+    pub is_stubborn: bool,
+}
+
+impl Opening {
+    /// As clients come on a normal day.
+    pub const CALM: Self = Self { together: 64, is_stubborn: false };
+    /// As they come when a network is back.
+    pub const STORM: Self = Self { together: 1024, is_stubborn: true };
+}
+
+/// How opening went.
+#[derive(Debug)]
+pub struct Opened {
+    /// From the first connect to the last subscription.
+    pub elapsed: Duration,
+    /// Attempts that were refused or failed.
+    pub refused: u64,
+    /// The first of the reasons.
+    pub refusal: Option<String>,
+    /// From connect to subscription, for each attempt that succeeded; in microseconds.
+    pub times: Histogram<u32>,
+}
+
+/// How reading went.
+#[derive(Debug)]
+pub struct Reading {
+    /// CPU time of the reading thread.
+    pub cpu: Duration,
+    /// From the first arrival to the end.
+    pub busy_time: Duration,
+    /// CPU time of the reading thread in that time.
+    pub busy_cpu: Duration,
+    /// From one look at the sockets to the next, in microseconds.
+    pub look_gaps: Histogram<u32>,
 }
 
 /// All subscribers of one process under measurement.
 pub struct Client {
     clock: Clock,
+    site: Arc<Site>,
     polls: Vec<Poll>,
     connections: Vec<Connection>,
     events: Events,
     read_buffer: Box<[u8]>,
+    finder: Finder,
+    /// Connections that are on their way.
+    opening: usize,
+    /// Connections that were refused, to be tried again or reported.
+    refused: Vec<(usize, String)>,
+    opening_times: Histogram<u32>,
+    /// Connections whose question was answered, and after how many nanoseconds.
+    answers: Vec<(usize, u64)>,
 }
 
 impl Client {
-    /// Opens `count` connections; returns when all of them are subscribed.
+    /// A client without connections.
     ///
     /// # Errors
-    /// When one of them is refused, or not answered in time.
-    pub fn open(clock: Clock, door: &Door, count: usize) -> Result<Self> {
-        let mut client = Self {
+    /// When the system gives no poll sets.
+    pub fn new(clock: Clock, site: Arc<Site>) -> Result<Self> {
+        Ok(Self {
             clock,
-            polls: (0..POLL_SETS.min(count)).map(|_| Poll::new()).collect::<io::Result<_>>()?,
-            connections: Vec::with_capacity(count),
+            site,
+            polls: (0..POLL_SETS).map(|_| Poll::new()).collect::<io::Result<_>>().context("make poll sets")?,
+            connections: Vec::new(),
             events: Events::with_capacity(1024),
             read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
-        };
-        for first in (0..count).step_by(OPENING_MAX) {
-            check_interrupted()?;
-            for opening in open_together(door, first..count.min(first + OPENING_MAX))? {
-                client.adopt(opening)?;
-            }
-        }
+            finder: Finder::default(),
+            opening: 0,
+            refused: Vec::new(),
+            opening_times: delays(),
+            answers: Vec::new(),
+        })
+    }
+
+    /// A client with these connections, calmly opened.
+    ///
+    /// # Errors
+    /// When one of them is refused, or nothing goes on for ten seconds.
+    pub fn open(clock: Clock, site: &Arc<Site>, subscriptions: impl IntoIterator<Item = Subscription>) -> Result<Self> {
+        let mut client = Self::new(clock, site.clone())?;
+        client.add(subscriptions, Opening::CALM, &mut Tally::empty())?;
         Ok(client)
     }
 
-    fn adopt(&mut self, opening: Opening) -> Result<()> {
-        opening.stream.set_nonblocking(true)?;
-        let mut stream = mio::net::TcpStream::from_std(opening.stream);
-        let index = self.connections.len();
-        let poll = &self.polls[index % self.polls.len()];
-        poll.registry().register(&mut stream, Token(index), Interest::READABLE)?;
-        self.connections.push(Connection { stream, frames: opening.frames, state: State::Reading });
-        Ok(())
+    /// How many connections there are, closed ones included.
+    pub fn connections(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// Opens more connections; returns when all of them are subscribed.
+    ///
+    /// # Errors
+    /// When one of them is refused and is not to be tried again, or nothing goes on for ten seconds.
+    pub fn add(
+        &mut self,
+        subscriptions: impl IntoIterator<Item = Subscription>,
+        how: Opening,
+        tally: &mut Tally,
+    ) -> Result<Opened> {
+        let first = self.connections.len();
+        self.connections.extend(subscriptions.into_iter().map(|subscription| Connection {
+            stream: None,
+            frames: FrameScanner::default(),
+            state: State::Closed,
+            subscription,
+            socket_id: None,
+            asked_ns: 0,
+        }));
+        self.open_from(first, how, tally)
+    }
+
+    /// Opens all connections again, after [`Self::drop_all`].
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub fn reopen(&mut self, how: Opening, tally: &mut Tally) -> Result<Opened> {
+        self.open_from(0, how, tally)
+    }
+
+    fn open_from(&mut self, first: usize, how: Opening, tally: &mut Tally) -> Result<Opened> {
+        self.site.target.prepare()?;
+        let began = Instant::now();
+        let (mut last_change, mut last_open) = (began, usize::MAX);
+        let mut opened = Opened { elapsed: Duration::ZERO, refused: 0, refusal: None, times: delays() };
+        self.opening_times.reset();
+        let mut waiting: std::collections::VecDeque<_> = (first..self.connections.len()).collect();
+        let mut pausing: std::collections::VecDeque<(Instant, usize)> = std::collections::VecDeque::new();
+        while self.opening + waiting.len() + pausing.len() > 0 {
+            check_interrupted()?;
+            while pausing.front().is_some_and(|(until, _)| *until <= Instant::now()) {
+                waiting.extend(pausing.pop_front().map(|(_, index)| index));
+            }
+            let room = how.together.saturating_sub(self.opening).min(BEGUN_PER_LOOK_MAX);
+            for index in waiting.drain(..room.min(waiting.len())) {
+                self.begin(index);
+            }
+            self.look(tally)?;
+            for (index, reason) in std::mem::take(&mut self.refused) {
+                ensure!(how.is_stubborn, "connection {index}: {reason}");
+                opened.refused += 1;
+                opened.refusal.get_or_insert(reason);
+                pausing.push_back((Instant::now() + REFUSED_PAUSE, index));
+            }
+            let left = self.opening + waiting.len() + pausing.len();
+            if left != last_open {
+                (last_change, last_open) = (Instant::now(), left);
+            } else {
+                if last_change.elapsed() > OPENING_PATIENCE {
+                    let why = opened.refusal.unwrap_or_else(|| "no answer".into());
+                    bail!("{left} connections did not open: {why}");
+                }
+                thread::sleep(LOOK_INTERVAL / 10);
+            }
+        }
+        opened.elapsed = began.elapsed();
+        // of equal bounds
+        let _ = opened.times.add(&self.opening_times);
+        Ok(opened)
+    }
+
+    /// Begins to open a connection; what goes wrong is noted in `refused`.
+    fn begin(&mut self, index: usize) {
+        let connection = &mut self.connections[index];
+        connection.frames = FrameScanner::default();
+        connection.asked_ns = self.clock.now_ns();
+        let begun = Stream::connect(self.site.sockets, &self.site.sources).and_then(|mut stream| {
+            stream.register(self.polls[index % POLL_SETS].registry(), Token(index))?;
+            Ok(stream)
+        });
+        self.opening += 1;
+        match begun {
+            Ok(stream) => {
+                connection.stream = Some(stream);
+                connection.state = State::Connecting;
+            }
+            Err(error) => {
+                connection.state = State::Connecting;
+                self.refuse(index, connect_error(&error, &self.site));
+            }
+        }
+    }
+
+    /// Ends a connection that was on its way.
+    fn refuse(&mut self, index: usize, reason: String) {
+        let connection = &mut self.connections[index];
+        connection.state = State::Closed;
+        connection.stream = None;
+        self.opening -= 1;
+        self.refused.push((index, reason));
     }
 
     /// From here on nothing is read from the first `count` connections.
@@ -262,19 +277,22 @@ impl Client {
     }
 
     /// How many of the stalled connections the server has given up: their stream, read to its end, ends.
-    pub fn stalled_closed(&mut self) -> usize {
-        let mut tally = Tally::default();
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn stalled_closed(&mut self) -> Result<usize> {
+        let mut tally = Tally::empty();
         for index in 0..self.connections.len() {
             if self.connections[index].state == State::Stalled {
-                self.connections[index].state = State::Reading;
-                self.read(index, true, &mut tally);
+                self.connections[index].state = State::Open;
+                self.read(index, true, &mut tally)?;
             }
         }
-        tally.closed
+        Ok(tally.closed)
     }
 
     /// Reads whatever arrives until `enough` says so, or until nothing has arrived for `quiet_max` after `sent` said
-    /// that all is sent. Returns the CPU time that this thread used.
+    /// that all is sent.
     ///
     /// # Errors
     /// When it takes longer than `time_max`, or the run is interrupted.
@@ -285,28 +303,113 @@ impl Client {
         quiet_max: Duration,
         sent: impl Fn() -> bool,
         enough: impl Fn(&Tally) -> bool,
-    ) -> Result<Duration> {
-        let cpu_before = thread_cpu();
-        let began = Instant::now();
-        let mut last_arrival = began;
-        loop {
+    ) -> Result<Reading> {
+        self.read_and(tally, time_max, quiet_max, sent, enough, &mut |_, _| Ok(()))
+    }
+
+    /// The same, doing something else after each look.
+    ///
+    /// # Errors
+    /// As [`Self::read_until`], and what `between` says.
+    pub fn read_and(
+        &mut self,
+        tally: &mut Tally,
+        time_max: Duration,
+        quiet_max: Duration,
+        sent: impl Fn() -> bool,
+        enough: impl Fn(&Tally) -> bool,
+        between: &mut dyn FnMut(&mut Self, u64) -> Result<()>,
+    ) -> Result<Reading> {
+        let (began, cpu_before) = (Instant::now(), thread_cpu());
+        let (mut busy_since, mut look_gaps) = ((began, cpu_before), delays());
+        let (mut last_arrival, mut last_look) = (began, began);
+        let ended = loop {
             check_interrupted()?;
-            let before = tally.deliveries;
+            let before = (tally.deliveries, tally.notices);
+            let look = Instant::now();
+            let cpu = if before == (0, 0) { thread_cpu() } else { cpu_before };
             self.look(tally)?;
-            if sent() && enough(tally) {
-                break;
+            between(self, self.clock.now_ns())?;
+            let has_arrived = (tally.deliveries, tally.notices) > before;
+            if before == (0, 0) && has_arrived {
+                busy_since = (look, cpu);
+            } else if before != (0, 0) {
+                look_gaps.saturating_record((look - last_look).as_micros() as u64);
             }
+            last_look = look;
             let now = Instant::now();
-            if tally.deliveries > before || !sent() {
+            let is_sent = sent();
+            if is_sent && enough(tally) {
+                break now;
+            }
+            if has_arrived || !is_sent {
                 last_arrival = now;
             }
             if now - last_arrival > quiet_max {
-                break;
+                break last_arrival;
             }
             ensure!(now - began < time_max, "not finished after {time_max:?}");
             thread::sleep(LOOK_INTERVAL);
+        };
+        let cpu_after = thread_cpu();
+        Ok(Reading {
+            cpu: cpu_after.saturating_sub(cpu_before),
+            busy_time: ended.saturating_duration_since(busy_since.0).max(LOOK_INTERVAL),
+            busy_cpu: cpu_after.saturating_sub(busy_since.1),
+            look_gaps,
+        })
+    }
+
+    /// Sends a command whose answer [`Self::answers`] tells; one at a time on a connection.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub fn ask(&mut self, index: usize, command: Option<&str>) -> Result<()> {
+        let connection = &mut self.connections[index];
+        connection.asked_ns = self.clock.now_ns();
+        match command {
+            Some(text) => connection.send(OPCODE_TEXT, text.as_bytes()),
+            None => connection.send(OPCODE_PING, b""),
         }
-        Ok(thread_cpu() - cpu_before)
+        .with_context(|| format!("connection {index} has ended"))
+    }
+
+    /// Whether the answer is still awaited.
+    pub fn is_asking(&self, index: usize) -> bool {
+        self.connections[index].asked_ns != 0
+    }
+
+    /// Sends a command that has no answer, or none that matters.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub fn say(&mut self, index: usize, command: &str) -> Result<()> {
+        let sent = self.connections[index].send(OPCODE_TEXT, command.as_bytes());
+        sent.with_context(|| format!("connection {index} has ended"))
+    }
+
+    /// The connections whose questions were answered since the last call, and after how many nanoseconds.
+    pub fn answers(&mut self) -> Vec<(usize, u64)> {
+        std::mem::take(&mut self.answers)
+    }
+
+    /// The id that the server gave a connection without a subscription.
+    pub fn socket_id(&self, index: usize) -> &str {
+        self.connections[index].socket_id.as_deref().unwrap_or_default()
+    }
+
+    /// Ends all connections at once and without a word, as when a network fails.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn drop_all(&mut self) -> Result<()> {
+        for connection in &mut self.connections {
+            if let Some(stream) = connection.stream.take() {
+                stream.end_abruptly()?;
+            }
+            connection.state = State::Closed;
+        }
+        Ok(())
     }
 
     /// Sends a close frame on every connection and waits until the server has closed them all.
@@ -314,15 +417,18 @@ impl Client {
     /// # Errors
     /// When some are still open after 20 seconds.
     pub fn close(mut self) -> Result<()> {
-        let close = client_frame(OPCODE_CLOSE, &1000u16.to_be_bytes());
-        let mut tally = Tally::default();
+        let mut tally = Tally::empty();
         for connection in self.connections.iter_mut().filter(|connection| connection.state != State::Closed) {
-            connection.state = State::Reading;
+            connection.state = State::Open;
             // An error means that the server was first; the stream then ends.
-            let _ = connection.stream.write_all(&close);
+            let _ = connection.send(OPCODE_CLOSE, &1000u16.to_be_bytes());
         }
-        let ended = Instant::now() + CLOSING_TIMEOUT;
-        while self.connections.iter().any(|connection| connection.state == State::Reading) {
+        // what a stalled connection has not read yet is no news any more
+        for index in 0..self.connections.len() {
+            self.read(index, true, &mut tally)?;
+        }
+        let ended = Instant::now() + CLOSING_PATIENCE;
+        while self.connections.iter().any(|connection| connection.state == State::Open) {
             check_interrupted()?;
             ensure!(Instant::now() < ended, "the server left connections open after a close frame");
             self.look(&mut tally)?;
@@ -331,241 +437,169 @@ impl Client {
         Ok(())
     }
 
-    /// Looks once at every poll set.
-    fn look(&mut self, tally: &mut Tally) -> Result<()> {
+    /// Looks once at every poll set, and reads what is there.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn look(&mut self, tally: &mut Tally) -> Result<()> {
+        let mut ready = Vec::new();
         for set in 0..self.polls.len() {
             match self.polls[set].poll(&mut self.events, Some(Duration::ZERO)) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 other => other?,
             }
-            let ready: Vec<_> = self.events.iter().map(|event| (event.token().0, event.is_read_closed())).collect();
-            for (index, ends) in ready {
-                self.read(index, ends, tally);
+            ready.extend(self.events.iter().map(|event| (event.token().0, event.is_read_closed())));
+            for (index, ends) in ready.drain(..) {
+                if self.connections[index].state == State::Connecting {
+                    self.connected(index);
+                }
+                self.read(index, ends, tally)?;
             }
         }
         Ok(())
+    }
+
+    /// Sends the handshake if the connection is there by now.
+    fn connected(&mut self, index: usize) {
+        let request = handshake(&self.site, index, self.connections[index].subscription);
+        let Some(stream) = &mut self.connections[index].stream else { return };
+        match stream.check().and_then(|()| stream.write_all(request.as_bytes())) {
+            Ok(()) => self.connections[index].state = State::Handshake,
+            Err(error) if matches!(error.kind(), ErrorKind::NotConnected | ErrorKind::WouldBlock) => (),
+            Err(error) => self.refuse(index, connect_error(&error, &self.site)),
+        }
     }
 
     /// Reads what is there. Sets are edge-triggered: a buffer that was not filled is the sign that nothing is left,
     /// except for the end of the stream (epoll(7)); `to_the_end` also looks for that.
-    fn read(&mut self, index: usize, to_the_end: bool, tally: &mut Tally) {
-        let connection = &mut self.connections[index];
-        while connection.state == State::Reading {
-            let length = match connection.stream.read(&mut self.read_buffer) {
+    fn read(&mut self, index: usize, to_the_end: bool, tally: &mut Tally) -> Result<()> {
+        let (mut heard, mut pongs) = (Vec::new(), Vec::new());
+        loop {
+            let connection = &mut self.connections[index];
+            if matches!(connection.state, State::Stalled | State::Closed | State::Connecting) {
+                return Ok(());
+            }
+            let Some(stream) = &mut connection.stream else { return Ok(()) };
+            let length = match stream.read(&mut self.read_buffer) {
                 Ok(length) if length > 0 => length,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Ok(_) | Err(_) => {
-                    connection.state = State::Closed;
-                    tally.closed += 1;
-                    return;
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                ended => {
+                    if connection.is_opening() {
+                        let why = ended.err().map_or_else(|| "closed".to_owned(), |error| error.to_string());
+                        self.refuse(index, format!("ended before it was open: {why}"));
+                    } else {
+                        connection.state = State::Closed;
+                        connection.stream = None;
+                        tally.closed += 1;
+                    }
+                    return Ok(());
                 }
             };
             let now_ns = self.clock.now_ns();
-            let mut pong = None;
-            connection.frames.scan(&self.read_buffer[..length], |opcode, payload| match opcode {
-                OPCODE_TEXT => {
-                    if let Some(stamp) = Stamp::find(payload) {
-                        tally.note(stamp, now_ns);
-                    }
+            let mut bytes = &self.read_buffer[..length];
+            if connection.state == State::Handshake {
+                let Some(head) = connection.frames.head(bytes) else { continue };
+                if !head.starts_with("HTTP/1.1 101 ") {
+                    let line = head.lines().next().unwrap_or_default().to_owned();
+                    self.refuse(index, format!("the handshake was answered {line}"));
+                    return Ok(());
                 }
-                OPCODE_PING => pong = Some(client_frame(OPCODE_PONG, payload)),
+                bytes = &[];
+                connection.state = State::Greeting;
+                if !self.site.target.greets() {
+                    heard.push(Heard::Greeting(String::new()));
+                }
+            }
+            let connection = &mut self.connections[index];
+            let channel = connection.subscription.channel();
+            connection.frames.scan(bytes, |opcode, payload| match opcode {
+                OPCODE_TEXT | OPCODE_BINARY => match self.finder.find(payload) {
+                    Some(stamp) => tally.note(index, channel, stamp, now_ns),
+                    None => match self.site.target.hear(payload) {
+                        Heard::Notice => tally.notices += 1,
+                        Heard::Other => (),
+                        other => heard.push(other),
+                    },
+                },
+                OPCODE_PING => pongs.push(payload.to_vec()),
+                OPCODE_PONG => heard.push(Heard::Pong),
                 _ => (),
             });
-            if let Some(pong) = pong {
-                // A connection too full for a pong is one that the server is to give up.
-                let _ = connection.stream.write_all(&pong);
+            for payload in pongs.drain(..) {
+                // a connection too full for a pong is one that the server is to give up
+                let _ = connection.send(OPCODE_PONG, &payload);
+            }
+            for heard in heard.drain(..) {
+                self.advance(index, heard, now_ns);
             }
             if length < self.read_buffer.len() && !to_the_end {
-                return;
+                return Ok(());
             }
         }
     }
-}
 
-/// A connection on its way through the handshake: still blocking, with timeouts.
-struct Opening {
-    stream: TcpStream,
-    frames: FrameScanner,
-    channel: Option<String>,
-}
-
-/// Takes these connections through each step together, so that the server works on many at once, as it does after a
-/// network comes back.
-fn open_together(door: &Door, indexes: Range<usize>) -> Result<Vec<Opening>> {
-    let mut all = Vec::with_capacity(indexes.len());
-    for index in indexes {
-        let mut stream = connect(door)?;
-        stream.write_all(handshake(door, index).as_bytes())?;
-        let channel = match door.subscription {
-            Subscription::None => None,
-            Subscription::Shared => Some("c".to_owned()),
-            Subscription::Own => Some(format!("c{index}")),
-        };
-        all.push(Opening { stream, frames: FrameScanner::default(), channel });
-    }
-    for opening in &mut all {
-        opening.read_head().context("WebSocket handshake")?;
-        if let Some(channel) = &opening.channel {
-            let command = format!(r#"{{"event":"gusher.subscribe","data":{{"channel":"{channel}"}}}}"#);
-            opening.stream.write_all(&client_frame(OPCODE_TEXT, command.as_bytes()))?;
+    /// Goes on with a connection after what the server said.
+    fn advance(&mut self, index: usize, heard: Heard, now_ns: u64) {
+        let site = self.site.clone();
+        let connection = &mut self.connections[index];
+        match (connection.state, heard) {
+            (State::Greeting, Heard::Greeting(socket_id)) => {
+                match site.target.subscribe(connection.subscription, &socket_id) {
+                    Some(command) => match connection.send(OPCODE_TEXT, command.as_bytes()) {
+                        Ok(()) => connection.state = State::Subscribing,
+                        Err(error) => self.refuse(index, error.to_string()),
+                    },
+                    None => {
+                        if connection.subscription == Subscription::None {
+                            connection.socket_id = Some(socket_id.into());
+                        }
+                        self.opened(index, now_ns);
+                    }
+                }
+            }
+            (State::Subscribing, Heard::Subscribed) => self.opened(index, now_ns),
+            (State::Greeting | State::Subscribing, Heard::Refused(words)) => self.refuse(index, words),
+            (State::Open, Heard::Pong | Heard::Subscribed) if connection.asked_ns != 0 => {
+                self.answers.push((index, now_ns.saturating_sub(connection.asked_ns)));
+                connection.asked_ns = 0;
+            }
+            (_, Heard::Ping) => {
+                if let Some(text) = site.target.pong() {
+                    let _ = connection.send(OPCODE_TEXT, text.as_bytes()); // as above
+                }
+            }
+            _ => (),
         }
     }
-    for opening in all.iter_mut().filter(|opening| opening.channel.is_some()) {
-        let reply = opening.read_text().context("subscribe")?;
-        ensure!(reply.contains("gusher.subscribe_succeeded"), "subscribe was refused: {reply}");
+
+    fn opened(&mut self, index: usize, now_ns: u64) {
+        let connection = &mut self.connections[index];
+        connection.state = State::Open;
+        self.opening_times.saturating_record(now_ns.saturating_sub(connection.asked_ns) / 1000);
+        connection.asked_ns = 0;
+        self.opening -= 1;
     }
-    Ok(all)
 }
 
-fn connect(door: &Door) -> Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP))?;
-    if door.source != Ipv4Addr::LOCALHOST {
-        socket.bind(&SocketAddr::from((door.source, 0)).into())?;
+/// Why a connection could not be had, with the way out.
+fn connect_error(error: &io::Error, site: &Site) -> String {
+    match (error.kind(), error.raw_os_error()) {
+        (ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse, _) => format!(
+            "no local port is free for {}: use fewer connections, or widen net.ipv4.ip_local_port_range",
+            site.sockets
+        ),
+        // EMFILE, ENFILE
+        (_, Some(24 | 23)) => "no more open files are allowed: raise the limit (ulimit -n)".to_owned(),
+        _ => format!("connect to {}: {error}", site.sockets),
     }
-    socket
-        .connect_timeout(&door.address.into(), ANSWER_TIMEOUT)
-        .with_context(|| format!("connect to {}", door.address))?;
-    socket.set_tcp_nodelay(true)?;
-    socket.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    socket.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    Ok(socket.into())
 }
 
-fn handshake(door: &Door, index: usize) -> String {
-    let request_target = &door.request_targets[index % door.request_targets.len()];
+fn handshake(site: &Site, index: usize, subscription: Subscription) -> String {
+    let request_target = site.target.request_target(index, subscription);
     format!(
         "GET {request_target} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: aHlkcmFudCBiZW5jaC4uLg==\r\n\r\n",
-        door.address
+        site.sockets
     )
-}
-
-impl Opening {
-    fn read_head(&mut self) -> Result<()> {
-        let mut head = Vec::with_capacity(512);
-        loop {
-            self.read_more(&mut head)?;
-            if let Some(end) = head.windows(4).position(|window| window == b"\r\n\r\n") {
-                if !head.starts_with(b"HTTP/1.1 101 ") {
-                    bail!("refused: {}", String::from_utf8_lossy(&head).trim_end());
-                }
-                self.frames.partial.extend_from_slice(&head[end + 4..]);
-                return Ok(());
-            }
-            ensure!(head.len() < HEAD_BYTES_MAX, "no end of the response head after {} bytes", head.len());
-        }
-    }
-
-    fn read_text(&mut self) -> Result<String> {
-        let mut bytes = Vec::new();
-        let mut text = None;
-        loop {
-            self.frames.scan(&bytes, |opcode, payload| {
-                if opcode == OPCODE_TEXT && text.is_none() {
-                    text = Some(String::from_utf8_lossy(payload).into_owned());
-                }
-            });
-            if let Some(text) = text {
-                return Ok(text);
-            }
-            bytes.clear();
-            self.read_more(&mut bytes)?;
-        }
-    }
-
-    fn read_more(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
-        let mut chunk = [0; 1024];
-        let length = self.stream.read(&mut chunk).context("no answer")?;
-        ensure!(length > 0, "the connection was closed instead of an answer");
-        bytes.extend_from_slice(&chunk[..length]);
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn server_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-        let mut frame = vec![0x80 | opcode];
-        match payload.len() {
-            length @ 0..126 => frame.push(length as u8),
-            length @ 126..65_536 => {
-                frame.push(126);
-                frame.extend_from_slice(&(length as u16).to_be_bytes());
-            }
-            length => {
-                frame.push(127);
-                frame.extend_from_slice(&(length as u64).to_be_bytes());
-            }
-        }
-        frame.extend_from_slice(payload);
-        frame
-    }
-
-    fn scanned(reads: &[&[u8]]) -> Vec<(u8, Vec<u8>)> {
-        let mut scanner = FrameScanner::default();
-        let mut frames = Vec::new();
-        for bytes in reads {
-            scanner.scan(bytes, |opcode, payload| frames.push((opcode, payload.to_vec())));
-        }
-        assert!(scanner.partial.is_empty(), "bytes left over");
-        frames
-    }
-
-    #[test]
-    fn frames_are_found_wherever_the_reads_are_cut() {
-        let sent = [
-            (OPCODE_TEXT, vec![b'a'; 5]),
-            (OPCODE_PING, vec![]),
-            (OPCODE_TEXT, vec![b'b'; 125]),
-            (OPCODE_TEXT, vec![b'c'; 126]),
-        ];
-        let stream: Vec<u8> = sent.iter().flat_map(|(opcode, payload)| server_frame(*opcode, payload)).collect();
-        for cut in 0..=stream.len() {
-            assert_eq!(scanned(&[&stream[..cut], &stream[cut..]]), sent, "cut at {cut}");
-        }
-        let bytes: Vec<&[u8]> = stream.chunks(1).collect();
-        assert_eq!(scanned(&bytes), sent);
-    }
-
-    #[test]
-    fn all_three_lengths_of_headers_are_understood() {
-        for length in [0, 125, 126, 65_535, 65_536, 200_000] {
-            let frame = server_frame(OPCODE_TEXT, &vec![b'x'; length]);
-            assert_eq!(first_frame(&frame), Some((OPCODE_TEXT, frame.len() - length..frame.len())));
-            assert_eq!(first_frame(&frame[..frame.len() - 1]), None);
-        }
-        assert_eq!(first_frame(&[0x81, 127, 255, 255, 255, 255, 255, 255, 255, 255]), None);
-    }
-
-    #[test]
-    fn client_frames_carry_a_mask() {
-        assert_eq!(client_frame(OPCODE_TEXT, b"hi"), [0x81, 0x82, 0, 0, 0, 0, b'h', b'i']);
-        assert_eq!(client_frame(OPCODE_TEXT, &[b'x'; 126])[..4], [0x81, 0xfe, 0, 126]);
-    }
-
-    #[test]
-    fn a_stamp_is_found_in_an_event() {
-        let stamp = Stamp { message: 0xdead_beef, due_ns: 1 };
-        let text = stamp.text();
-        assert_eq!(text.len(), Stamp::BYTES);
-        let check = |event: String, expected| assert_eq!(Stamp::find(event.as_bytes()), expected, "{event}");
-        check(format!(r#"{{"channel":"c","event":"e","data":"{text}xxx"}}"#), Some(stamp));
-        check(format!(r#"{{"data":"{text}"}}"#), Some(stamp));
-        check(format!(r#"{{"data":"{}"}}"#, &text[..24]), None);
-        check(r#"{"event":"gusher.subscribe_succeeded","data":{"channel":"c"}}"#.to_owned(), None);
-        check(String::new(), None);
-    }
-
-    #[test]
-    fn a_tally_counts_its_own_messages_only() {
-        let mut tally = Tally::new(10, 2);
-        for (message, now_ns) in [(9, 5), (10, 5), (10, 8), (12, 9), (u32::MAX, 9)] {
-            tally.note(Stamp { message, due_ns: 1 }, now_ns);
-        }
-        assert_eq!((tally.deliveries, tally.messages[0].deliveries, tally.messages[0].last_ns), (2, 2, 7));
-        assert_eq!(tally.messages[1].deliveries, 0);
-    }
 }

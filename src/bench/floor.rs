@@ -56,7 +56,7 @@ pub struct FloorProcess {
     pub commands: ChildStdin,
 }
 
-/// Starts this program again as a floor for `connections` subscribers.
+/// Starts this program again as a floor for `connections` subscribers, where it has to know how many.
 ///
 /// # Errors
 /// When the child does not start.
@@ -64,7 +64,7 @@ pub fn start(floor: Floor, connections: usize) -> Result<FloorProcess> {
     let name = floor.to_possible_value().context("hidden floor")?;
     let mut process = Process::spawn(
         Command::new(env::current_exe()?)
-            .args(["bench", "--floor", name.get_name(), "--connections", &connections.to_string()])
+            .args(["bench", "--be-floor", name.get_name(), "--connections", &connections.max(1).to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped()),
     )?;
@@ -194,10 +194,10 @@ async fn accept(floor: Floor, listener: TcpListener) -> Result<()> {
     }
 }
 
-/// Reads the body, answers with a text of about the length that a server's answer to a push has.
+/// Reads the body, and answers as Pusher's API does.
 async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
-    let body = request.into_body().collect().await?.to_bytes();
-    Ok(Response::new(Full::new(body)))
+    request.into_body().collect().await?;
+    Ok(Response::new(Full::new(Bytes::from_static(b"{}"))))
 }
 
 /// Switches protocols; then one read, one frame written, and the next read is the end.
@@ -223,32 +223,40 @@ async fn upgrade(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::client::{Client, Clock, Door, Subscription, Tally};
-    use crate::bench::publisher::{HttpConnection, Plan};
-    use crate::bench::report::percentile;
-
-    fn door(address: SocketAddr, subscription: Subscription) -> Door {
-        Door { address, source: Ipv4Addr::LOCALHOST, request_targets: vec!["/".to_owned()], subscription }
-    }
+    use crate::bench::client::Client;
+    use crate::bench::http::HttpConnection;
+    use crate::bench::publisher::floor_frame;
+    use crate::bench::tally::{Clock, Plan, Tally};
+    use crate::bench::target::{self, App, Credentials, Endpoint, Kind, Site, Subscription};
+    use std::sync::Arc;
 
     const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn site(address: SocketAddr, is_asked: bool) -> Arc<Site> {
+        let text = Some("x".to_owned());
+        let app = App { id: text.clone(), key: text.clone(), secret: text, ..App::default() };
+        let at = Endpoint::at(address);
+        let like = Credentials::new(Kind::Pusher, app, 1).unwrap().target(at.clone(), at);
+        Site::new(Arc::new(target::Floor { like, is_asked }), address, address)
+    }
 
     #[test]
     fn the_fan_out_floor_reaches_every_subscriber() {
         let listener = listen(0).unwrap();
-        let address = listener.local_addr().unwrap();
+        let site = site(listener.local_addr().unwrap(), false);
         let (commands, mut pipe) = io::pipe().unwrap();
         let floor = thread::spawn(move || fan_out(&listener, commands, 70));
         let clock = Clock::start();
-        let mut client = Client::open(clock, &door(address, Subscription::None), 70).unwrap();
+        let mut client = Client::open(clock, &site, [Subscription::Channel(0); 70]).unwrap();
 
-        let plan = Plan { first_message: 3, messages: 5, interval: Duration::from_millis(1), frame_bytes: 1024 };
-        plan.send_frames(clock, &mut pipe).unwrap();
-        let mut tally = Tally::new(3, 5);
+        let plan = Plan::to_one_channel(3, 5, Duration::from_millis(1), 1024);
+        for index in 0..plan.messages {
+            pipe.write_all(&floor_frame(&plan.stamp(index).text())).unwrap();
+        }
+        let mut tally = Tally::new(plan, clock.now_ns(), client.connections());
         client.read_until(&mut tally, PATIENCE, PATIENCE, || true, |tally| tally.deliveries == 350).unwrap();
-        assert!(tally.messages.iter().all(|message| message.deliveries == 70 && message.last_ns > 0));
-        let last_ns: Vec<f64> = tally.messages.iter().map(|message| message.last_ns as f64).collect();
-        assert!(percentile(&last_ns, 99) < PATIENCE.as_nanos() as f64);
+        assert!(tally.messages.iter().all(|message| message.deliveries == 70));
+        assert_eq!((tally.delays.len(), tally.wrong, tally.duplicates), (350, 0, 0));
 
         drop(pipe);
         floor.join().unwrap().unwrap();
@@ -257,16 +265,18 @@ mod tests {
 
     #[test]
     fn the_upgrade_floor_answers_a_subscribe_and_closes() {
-        let address = serve(Floor::Upgrade).unwrap();
-        Client::open(Clock::start(), &door(address, Subscription::Shared), 3).unwrap().close().unwrap();
+        let site = site(serve(Floor::Upgrade).unwrap(), true);
+        Client::open(Clock::start(), &site, [Subscription::Channel(0); 3]).unwrap().close().unwrap();
     }
 
     #[test]
     fn the_answer_floor_answers_200_on_a_kept_connection() {
         let mut connection = HttpConnection::connect(serve(Floor::Answer).unwrap()).unwrap();
+        let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
+        connection.send(&request.repeat(3)).unwrap();
         for _ in 0..3 {
-            let request = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\nbody";
-            assert_eq!(connection.exchange(request).unwrap(), 200);
+            let answer = connection.answer().unwrap();
+            assert_eq!((answer.status, &*answer.body), (200, &b"{}"[..]));
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use std::{fs, io, thread};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// Nanoseconds of one clock tick in `/proc/PID/stat`: Linux shows programs 100 ticks a second on every architecture.
 const TICK_NS: u64 = 10_000_000;
@@ -68,33 +68,9 @@ impl Process {
         Ok(self.child.try_wait()?.is_some())
     }
 
-    /// The CPU time used until now.
-    ///
-    /// # Errors
-    /// When the process has ended.
-    pub fn cpu(&self) -> Result<Cpu> {
-        Cpu::of_process(self.child.id()).context("the process under measurement has ended")
-    }
-
-    /// Resident memory now, in bytes.
-    ///
-    /// # Errors
-    /// When the process has ended.
-    pub fn resident_bytes(&self) -> Result<u64> {
-        self.status_bytes("VmRSS")
-    }
-
-    /// The most memory that was ever resident, in bytes.
-    ///
-    /// # Errors
-    /// When the process has ended.
-    pub fn resident_bytes_peak(&self) -> Result<u64> {
-        self.status_bytes("VmHWM")
-    }
-
-    fn status_bytes(&self, field: &str) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        status_kib(&status, field).map(|kib| kib * 1024).with_context(|| format!("no {field}: the process has ended"))
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 }
 
@@ -106,31 +82,113 @@ impl Drop for Process {
     }
 }
 
+/// Processes whose use of the machine is looked at, each with all its descendants.
+#[derive(Clone, Debug, Default)]
+pub struct Watched(Vec<u32>);
+
+/// Memory of watched processes, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Resident now.
+    pub resident_bytes: u64,
+    /// The most that was ever resident, added up over processes.
+    pub peak_bytes: u64,
+}
+
+impl Watched {
+    /// Watches these.
+    ///
+    /// # Errors
+    /// When one of them does not exist.
+    pub fn new(ids: Vec<u32>) -> Result<Self> {
+        for id in &ids {
+            ensure!(fs::exists(format!("/proc/{id}/stat"))?, "there is no process {id}");
+        }
+        Ok(Self(ids))
+    }
+
+    /// The CPU time used until now; `None` if nothing is watched.
+    ///
+    /// # Errors
+    /// When a watched process has ended.
+    pub fn cpu(&self) -> Result<Option<Cpu>> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let mut cpu = Cpu { threads_ns: HashMap::new(), ticks: 0 };
+        for id in &self.0 {
+            cpu.add_process(*id).with_context(|| format!("process {id}, which is under measurement, has ended"))?;
+            for descendant in descendants(*id) {
+                // one that ends meanwhile is one that `since` finds missing
+                let _ = cpu.add_process(descendant);
+            }
+        }
+        Ok(Some(cpu))
+    }
+
+    /// The memory that they use now; `None` if nothing is watched.
+    ///
+    /// # Errors
+    /// When a watched process has ended.
+    pub fn memory(&self) -> Result<Option<Memory>> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let mut all = Memory::default();
+        for id in &self.0 {
+            for id in std::iter::once(*id).chain(descendants(*id)) {
+                let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+                let bytes = |field| status_kib(&status, field).map(|kib| kib * 1024);
+                if let (Some(resident_bytes), Some(peak_bytes)) = (bytes("VmRSS"), bytes("VmHWM")) {
+                    all.resident_bytes += resident_bytes;
+                    all.peak_bytes += peak_bytes;
+                } else {
+                    ensure!(!self.0.contains(&id), "process {id}, which is under measurement, has ended");
+                }
+            }
+        }
+        Ok(Some(all))
+    }
+}
+
+/// The process's children, their children, and so on; none where the kernel does not tell.
+fn descendants(id: u32) -> Vec<u32> {
+    let mut found = vec![id];
+    let mut next = 0;
+    while let Some(parent) = found.get(next) {
+        next += 1;
+        for thread in fs::read_dir(format!("/proc/{parent}/task")).into_iter().flatten().flatten() {
+            let children = fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+            found.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+        }
+    }
+    found.split_off(1)
+}
+
 /// A reading of CPU time, user and system together.
 #[derive(Debug)]
 pub struct Cpu {
     /// Nanoseconds on a CPU for each live thread, from `schedstat`; empty where the kernel keeps none.
     threads_ns: HashMap<u32, u64>,
-    /// Clock ticks of the process, threads that ended included.
+    /// Clock ticks of the processes, threads that ended included.
     ticks: u64,
 }
 
 impl Cpu {
-    fn of_process(pid: u32) -> Result<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-        let ticks = stat_ticks(&stat).context("unknown form of /proc/PID/stat")?;
-        let mut threads_ns = HashMap::new();
-        for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+    fn add_process(&mut self, id: u32) -> Result<()> {
+        let stat = fs::read_to_string(format!("/proc/{id}/stat"))?;
+        self.ticks += stat_ticks(&stat).context("unknown form of /proc/PID/stat")?;
+        for thread in fs::read_dir(format!("/proc/{id}/task"))? {
             let thread = thread?;
             let Some(id) = thread.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             // A thread that ends between the listing and this read is one that `since` finds missing.
             if let Some(on_cpu_ns) =
                 fs::read_to_string(thread.path().join("schedstat")).ok().as_deref().and_then(schedstat_ns)
             {
-                threads_ns.insert(id, on_cpu_ns);
+                self.threads_ns.insert(id, on_cpu_ns);
             }
         }
-        Ok(Self { threads_ns, ticks })
+        Ok(())
     }
 
     /// The CPU time used between an earlier reading and this one: to the nanosecond, or to the tick (10 ms) when a
@@ -200,14 +258,26 @@ mod tests {
     }
 
     #[test]
-    fn this_process_can_be_read() {
-        let before = Cpu::of_process(std::process::id()).unwrap();
+    fn this_process_and_its_children_can_be_read() {
+        let this = Watched::new(vec![std::process::id()]).unwrap();
+        let before = this.cpu().unwrap().unwrap();
         let mut sum = 0u64;
         for i in 0..20_000_000u64 {
             sum = std::hint::black_box(sum ^ i);
         }
         // Other tests' threads may end meanwhile, and the reading then falls back to ticks: no lower bound here.
-        assert!(Cpu::of_process(std::process::id()).unwrap().since(&before) < Duration::from_secs(600));
+        assert!(this.cpu().unwrap().unwrap().since(&before) < Duration::from_secs(600));
         assert!(thread_cpu() > Duration::ZERO || !fs::exists("/proc/thread-self/schedstat").unwrap());
+        let memory = this.memory().unwrap().unwrap();
+        assert!(memory.resident_bytes > 0 && memory.peak_bytes >= memory.resident_bytes);
+
+        let child = Process::spawn(Command::new("cat").stdin(std::process::Stdio::piped())).unwrap();
+        assert!(descendants(std::process::id()).contains(&child.id()));
+    }
+
+    #[test]
+    fn what_is_not_watched_is_not_known() {
+        assert!(Watched::default().cpu().unwrap().is_none() && Watched::default().memory().unwrap().is_none());
+        assert_eq!(Watched::new(vec![u32::MAX]).unwrap_err().to_string(), format!("there is no process {}", u32::MAX));
     }
 }

@@ -1,295 +1,263 @@
 //! What sends the events: over HTTP to a server, over a pipe to the fan-out floor, on the same timetable.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
 use std::process::ChildStdin;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
-use std::{io, thread};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use hdrhistogram::Histogram;
 
-use super::client::{Clock, Stamp};
-use super::process::check_interrupted;
+use super::http::HttpConnection;
+use super::process::{check_interrupted, thread_cpu};
+use super::tally::{Clock, Plan, Stamp, delays};
+use super::target::{Publish, Site, channel_name};
+use super::ws::server_frame;
 
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-const HEAD_BYTES_MAX: usize = 8 << 10;
 /// How long a wait for a message's due time goes on before it looks for a signal.
 const NAP_MAX: Duration = Duration::from_millis(100);
 
-/// A row of equal messages.
-#[derive(Clone, Copy, Debug)]
-pub struct Plan {
-    /// Number of the first message.
-    pub first_message: u32,
-    /// How many.
-    pub messages: u32,
-    /// From one message's due time to the next one's; zero: all are due at once.
-    pub interval: Duration,
-    /// Size of the WebSocket frame that a subscriber gets, header included.
-    pub frame_bytes: usize,
+/// How sending went.
+#[derive(Debug)]
+pub struct Published {
+    /// Messages that were not answered with a status of success.
+    pub refused: u32,
+    /// The first such answer.
+    pub refusal: Option<String>,
+    /// How late messages were sent through the fault of this side: counted from when a message was due and a connection was
+    /// free for it. In microseconds.
+    pub own_delays: Histogram<u32>,
+    /// From a request to its answer, in microseconds.
+    pub answers: Histogram<u32>,
+    /// CPU time of all sending threads.
+    pub cpu: Duration,
+    /// The share of its time that the busiest of them was on a CPU.
+    pub busy: f64,
 }
 
-impl Plan {
-    /// From the first message's due time to the last one's.
-    pub fn duration(&self) -> Duration {
-        self.interval * self.messages
+impl Published {
+    fn nothing() -> Self {
+        let [own_delays, answers] = [delays(), delays()];
+        Self { refused: 0, refusal: None, own_delays, answers, cpu: Duration::ZERO, busy: 0.0 }
     }
 
-    /// Sends the messages as frames ready to be written to sockets, each behind its length (32 bits, big-endian), when
-    /// they are due.
-    ///
-    /// # Errors
-    /// When the pipe breaks, or the run is interrupted.
-    pub fn send_frames(&self, clock: Clock, pipe: &mut impl Write) -> Result<()> {
-        let began_ns = clock.now_ns();
-        let mut frame = Template::frame(self.frame_bytes)?;
-        for message in 0..self.messages {
-            let stamp = self.wait_for(clock, began_ns, message)?;
-            pipe.write_all(frame.stamped(stamp)).context("the floor has ended")?;
-        }
-        Ok(())
-    }
-
-    /// Sleeps until the message is due.
-    fn wait_for(&self, clock: Clock, began_ns: u64, message: u32) -> Result<Stamp> {
-        let due_ns = began_ns + self.interval.as_nanos() as u64 * u64::from(message);
-        loop {
-            check_interrupted()?;
-            match due_ns.saturating_sub(clock.now_ns()) {
-                0 => return Ok(Stamp { message: self.first_message + message, due_ns }),
-                left_ns => thread::sleep(Duration::from_nanos(left_ns).min(NAP_MAX)),
-            }
-        }
+    /// Adds what another thread or phase did.
+    pub fn add(&mut self, other: &Self) {
+        self.refused += other.refused;
+        self.refusal = self.refusal.take().or_else(|| other.refusal.clone());
+        // of equal bounds
+        let _ = self.own_delays.add(&other.own_delays);
+        let _ = self.answers.add(&other.answers);
+        self.cpu += other.cpu;
+        self.busy = self.busy.max(other.busy);
     }
 }
 
 /// Sends messages to what is under measurement.
 pub enum Publisher {
-    /// Keep-alive connections, each with one request under way at most.
-    Http {
-        /// The trusted listener.
-        address: SocketAddr,
-        /// The channel that is published to.
-        channel: &'static str,
-        /// Open connections; each is used by a thread of its own.
-        connections: Vec<HttpConnection>,
-    },
+    /// Keep-alive connections, each used by a thread of its own.
+    Http(Vec<HttpConnection>),
     /// The fan-out floor's standard input.
     Pipe(ChildStdin),
 }
 
+/// The bytes of a phase's messages, made before it begins.
+pub struct Prepared {
+    plan: Plan,
+    messages: Vec<Vec<u8>>,
+}
+
 impl Publisher {
-    /// Opens `connections` connections to a trusted listener.
+    /// Opens so many connections to a server's API.
     ///
     /// # Errors
-    /// When the listener does not accept them.
-    pub fn connect(address: SocketAddr, channel: &'static str, connections: usize) -> Result<Self> {
-        let connections = (0..connections).map(|_| HttpConnection::connect(address)).collect::<Result<_>>()?;
-        Ok(Self::Http { address, channel, connections })
+    /// When the server does not accept them.
+    pub fn connect(site: &Site, connections: usize) -> Result<Self> {
+        Ok(Self::Http((0..connections).map(|_| HttpConnection::connect(site.api)).collect::<Result<_>>()?))
     }
 
-    /// Sends the messages when they are due, or as soon after as the other side lets it. The stamp is the due time: a
-    /// server that keeps its publisher waiting does not hide its delay thereby. Returns how many were refused
-    /// (answered with anything but 200).
+    /// Writes the messages down: requests for this site, signed now, or frames.
+    ///
+    /// # Errors
+    /// When the frame is too small for what it has to carry.
+    pub fn prepare(&self, site: &Site, plan: &Plan) -> Result<Prepared> {
+        let message = |index| {
+            let stamp = plan.stamp(index);
+            let data = data(plan.frame_bytes, stamp)?;
+            match self {
+                Self::Http(_) => site.target.publish(&[Publish { channel: stamp.channel, data }]),
+                Self::Pipe(_) => Ok(floor_frame(&event(stamp.channel, &data))),
+            }
+        };
+        Ok(Prepared { plan: *plan, messages: (0..plan.messages).map(message).collect::<Result<_>>()? })
+    }
+
+    /// Sends the messages when they are due, or as soon after as the other side lets it.
     ///
     /// # Errors
     /// When a connection breaks, or the run is interrupted.
-    pub fn publish(&mut self, clock: Clock, plan: &Plan) -> Result<u32> {
+    pub fn publish(&mut self, clock: Clock, began_ns: u64, prepared: &Prepared) -> Result<Published> {
+        let Prepared { plan, messages } = prepared;
+        let next = AtomicU32::new(0);
+        let turn = |send: &mut dyn FnMut(&[u8], &mut Published) -> Result<()>| {
+            let (began, cpu_before) = (Instant::now(), thread_cpu());
+            let mut published = Published::nothing();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(message) = messages.get(index as usize) else { break };
+                let (free_ns, due_ns) = (clock.now_ns(), plan.due_ns(began_ns, index));
+                wait_until(clock, due_ns)?;
+                let late_ns = clock.now_ns() - due_ns.max(free_ns);
+                published.own_delays.saturating_record(late_ns / 1000);
+                send(message, &mut published)?;
+            }
+            published.cpu = thread_cpu().saturating_sub(cpu_before);
+            published.busy = published.cpu.as_secs_f64() / began.elapsed().as_secs_f64().max(f64::EPSILON);
+            Ok(published)
+        };
         match self {
-            Self::Pipe(pipe) => {
-                plan.send_frames(clock, pipe)?;
-                Ok(0)
-            }
-            Self::Http { address, channel, connections } => {
-                let template = Template::request(*address, channel, plan.frame_bytes)?;
-                let began_ns = clock.now_ns();
-                let next = AtomicU32::new(0);
-                let publish = |connection: &mut HttpConnection| -> Result<u32> {
-                    let mut request = template.clone();
-                    let mut refused = 0;
-                    loop {
-                        let message = next.fetch_add(1, Ordering::Relaxed);
-                        if message >= plan.messages {
-                            return Ok(refused);
-                        }
-                        let stamp = plan.wait_for(clock, began_ns, message)?;
-                        if connection.exchange(request.stamped(stamp))? != 200 {
-                            refused += 1;
-                        }
-                    }
-                };
-                thread::scope(|scope| {
-                    let publishing: Vec<_> =
-                        connections.iter_mut().map(|connection| scope.spawn(|| publish(connection))).collect();
-                    let refused = publishing.into_iter().map(|thread| match thread.join() {
-                        Ok(refused) => refused,
-                        Err(_) => bail!("a publisher's thread failed"),
-                    });
-                    refused.sum()
-                })
-            }
+            Self::Pipe(pipe) => turn(&mut |message, _| pipe.write_all(message).context("the floor has ended")),
+            Self::Http(connections) => in_threads(connections, |connection| {
+                turn(&mut |message, published| exchange(connection, message, 1, published))
+            }),
         }
     }
 }
 
-/// Bytes that are the same for each message but for the stamp.
-#[derive(Clone)]
-struct Template {
-    bytes: Vec<u8>,
-    stamp_at: usize,
-}
-
-const EVENT_START: &str = r#"{"channel":"c","event":"e","data":""#;
-const EVENT_END: &str = r#""}"#;
-
-/// The event's data for a frame of this size: room for the stamp, then padding.
-fn data(frame_bytes: usize) -> Result<String> {
-    let header = if frame_bytes - 2 < 126 { 2 } else { 4 };
-    let length = frame_bytes.checked_sub(header + EVENT_START.len() + EVENT_END.len());
-    let padding =
-        length.and_then(|length| length.checked_sub(Stamp::BYTES)).context("frame too small for its stamp")?;
-    ensure!(frame_bytes <= 65_535, "frame too large for its header");
-    Ok(Stamp { message: 0, due_ns: 0 }.text() + &"x".repeat(padding))
-}
-
-impl Template {
-    /// The frame as a server sends it, behind its length.
-    fn frame(frame_bytes: usize) -> Result<Self> {
-        let event = format!("{EVENT_START}{}{EVENT_END}", data(frame_bytes)?);
-        let mut bytes = (frame_bytes as u32).to_be_bytes().to_vec();
-        match event.len() {
-            length @ 0..126 => bytes.extend_from_slice(&[0x81, length as u8]),
-            length => {
-                bytes.extend_from_slice(&[0x81, 126]);
-                bytes.extend_from_slice(&(length as u16).to_be_bytes());
+/// Sends the same requests over and over, `pipeline` at a time on each connection, until `requests` are answered.
+/// `bundles` are alternatives that take turns, each `pipeline` requests behind each other.
+///
+/// # Errors
+/// When a connection breaks, or the run is interrupted.
+pub fn repeat(
+    connections: &mut [HttpConnection],
+    bundles: &[Vec<u8>],
+    pipeline: u32,
+    requests: u32,
+) -> Result<Published> {
+    let next = AtomicU32::new(0);
+    in_threads(connections, |connection| {
+        let (began, cpu_before) = (Instant::now(), thread_cpu());
+        let mut published = Published::nothing();
+        loop {
+            check_interrupted()?;
+            let turn = next.fetch_add(1, Ordering::Relaxed);
+            if turn >= requests.div_ceil(pipeline) {
+                break;
             }
+            exchange(connection, &bundles[turn as usize % bundles.len()], pipeline, &mut published)?;
         }
-        let stamp_at = bytes.len() + EVENT_START.len();
-        bytes.extend_from_slice(event.as_bytes());
-        Ok(Self { bytes, stamp_at })
-    }
-
-    /// The push that makes a server send the same frame.
-    fn request(address: SocketAddr, channel: &str, frame_bytes: usize) -> Result<Self> {
-        let body = format!("data={}", data(frame_bytes)?);
-        let head = format!(
-            "POST /api/push/bench/{channel}/e HTTP/1.1\r\nHost: {address}\r\n\
-             Content-Type: application/x-www-form-urlencoded\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        let stamp_at = head.len() + "data=".len();
-        Ok(Self { bytes: (head + &body).into_bytes(), stamp_at })
-    }
-
-    fn stamped(&mut self, stamp: Stamp) -> &[u8] {
-        self.bytes[self.stamp_at..self.stamp_at + Stamp::BYTES].copy_from_slice(stamp.text().as_bytes());
-        &self.bytes
-    }
+        published.cpu = thread_cpu().saturating_sub(cpu_before);
+        published.busy = published.cpu.as_secs_f64() / began.elapsed().as_secs_f64().max(f64::EPSILON);
+        Ok(published)
+    })
 }
 
-/// A kept-alive HTTP/1.1 connection.
-pub struct HttpConnection {
-    stream: TcpStream,
-    answer: Vec<u8>,
-    /// Where in `answer` the body begins.
-    body_at: usize,
-}
-
-impl HttpConnection {
-    /// # Errors
-    /// When nobody listens.
-    pub fn connect(address: SocketAddr) -> Result<Self> {
-        let stream =
-            TcpStream::connect_timeout(&address, ANSWER_TIMEOUT).with_context(|| format!("connect to {address}"))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        Ok(Self { stream, answer: Vec::new(), body_at: 0 })
-    }
-
-    /// Sends a request and reads the whole answer; returns its status.
-    ///
-    /// # Errors
-    /// When the connection breaks, no answer comes in time, or it has no `Content-Length`.
-    pub fn exchange(&mut self, request: &[u8]) -> Result<u16> {
-        self.stream.write_all(request)?;
-        self.answer.clear();
-        let (status, body_at, end) = loop {
-            if let Some(found) = answer_end(&self.answer)? {
-                break found;
-            }
-            self.read_more()?;
-        };
-        while self.answer.len() < end {
-            self.read_more()?;
+fn in_threads(
+    connections: &mut [HttpConnection],
+    work: impl Fn(&mut HttpConnection) -> Result<Published> + Sync,
+) -> Result<Published> {
+    let work = &work;
+    thread::scope(|scope| {
+        let threads: Vec<_> = connections.iter_mut().map(|connection| scope.spawn(move || work(connection))).collect();
+        let mut all = Published::nothing();
+        for thread in threads {
+            all.add(&thread.join().map_err(|_| anyhow!("a publisher's thread failed"))??);
         }
-        self.body_at = body_at;
-        Ok(status)
-    }
+        Ok(all)
+    })
+}
 
-    /// The body of the last answer.
-    pub fn body(&self) -> &[u8] {
-        &self.answer[self.body_at..]
+fn exchange(connection: &mut HttpConnection, requests: &[u8], count: u32, published: &mut Published) -> Result<()> {
+    let sent = Instant::now();
+    connection.send(requests)?;
+    for _ in 0..count {
+        let answer = connection.answer()?;
+        published.answers.saturating_record(sent.elapsed().as_micros() as u64);
+        if !(200..300).contains(&answer.status) {
+            published.refused += 1;
+            let words = || format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body).trim_end());
+            published.refusal.get_or_insert_with(words);
+        }
     }
+    Ok(())
+}
 
-    fn read_more(&mut self) -> Result<()> {
-        let mut chunk = [0; 4096];
-        let length = match self.stream.read(&mut chunk) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
-            other => other.context("no answer to a request")?,
-        };
-        ensure!(length > 0, "the connection was closed instead of an answer");
-        self.answer.extend_from_slice(&chunk[..length]);
-        Ok(())
+fn wait_until(clock: Clock, due_ns: u64) -> Result<()> {
+    loop {
+        check_interrupted()?;
+        match due_ns.saturating_sub(clock.now_ns()) {
+            0 => return Ok(()),
+            left_ns => thread::sleep(Duration::from_nanos(left_ns).min(NAP_MAX)),
+        }
     }
 }
 
-/// Status, where the body begins, and full length of an answer, once its head is there.
-fn answer_end(answer: &[u8]) -> Result<Option<(u16, usize, usize)>> {
-    let Some(head_bytes) = answer.windows(4).position(|window| window == b"\r\n\r\n") else {
-        ensure!(answer.len() < HEAD_BYTES_MAX, "no end of the answer's head");
-        return Ok(None);
-    };
-    let head = str::from_utf8(&answer[..head_bytes]).context("answer's head")?;
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).context("answer without a status")?;
-    let length: Option<usize> = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
-    });
-    let body_at = head_bytes + 4;
-    Ok(Some((status, body_at, body_at + length.context("answer without a Content-Length")?)))
+/// An event as Pusher writes it.
+fn event(channel: u32, data: &str) -> String {
+    format!(r#"{{"event":"e","channel":"{}","data":"{data}"}}"#, channel_name(channel))
+}
+
+/// A text as a frame behind its length (32 bits, big-endian): what the fan-out floor takes.
+pub fn floor_frame(text: &str) -> Vec<u8> {
+    let frame = server_frame(text);
+    let mut bytes = (frame.len() as u32).to_be_bytes().to_vec();
+    bytes.extend_from_slice(&frame);
+    bytes
+}
+
+/// The event's data for a frame of this size: the stamp, then padding.
+///
+/// # Errors
+/// When there is no room for the stamp, or the frame is over 64 KiB.
+pub fn data(frame_bytes: usize, stamp: Stamp) -> Result<String> {
+    let header = if frame_bytes < 2 + 126 { 2 } else { 4 };
+    let around = header + event(stamp.channel, "").len() + Stamp::BYTES;
+    ensure!((around..=65_535).contains(&frame_bytes), "a frame of {frame_bytes} B: it must have {around} to 65535");
+    Ok(stamp.text() + &"x".repeat(frame_bytes - around))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::tally::Finder;
 
     #[test]
-    fn frame_and_request_carry_the_same_event() {
-        for frame_bytes in [120, 127, 130, 1024, 4096] {
-            let stamp = Stamp { message: 7, due_ns: 9 };
-            let mut frame = Template::frame(frame_bytes).unwrap();
-            let frame = frame.stamped(stamp).to_vec();
+    fn frames_have_the_size_that_was_asked_for_and_their_stamp() {
+        for frame_bytes in [100, 120, 127, 130, 1024, 4096] {
+            let stamp = Stamp { message: 7, channel: 12 };
+            let frame = floor_frame(&event(12, &data(frame_bytes, stamp).unwrap()));
             assert_eq!(frame.len(), 4 + frame_bytes);
             assert_eq!(frame[..4], (frame_bytes as u32).to_be_bytes());
-            assert_eq!(Stamp::find(&frame), Some(stamp));
-
-            let mut request = Template::request(([127, 0, 0, 1], 1).into(), "c", frame_bytes).unwrap();
-            let request = String::from_utf8(request.stamped(stamp).to_vec()).unwrap();
-            let data = request.split_once("\r\n\r\ndata=").unwrap().1;
-            assert!(frame.ends_with(format!(r#"{{"channel":"c","event":"e","data":"{data}"}}"#).as_bytes()));
+            assert_eq!(Finder::default().find(&frame), Some(stamp));
         }
-        assert!(Template::frame(40).is_err());
+        assert!(data(40, Stamp { message: 0, channel: 0 }).is_err());
+        assert!(data(65_536, Stamp { message: 0, channel: 0 }).is_err());
     }
 
     #[test]
-    fn the_end_of_an_answer_is_known_from_its_head() {
-        let check = |answer: &str, expected| assert_eq!(answer_end(answer.as_bytes()).unwrap(), expected, "{answer}");
-        check("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", Some((200, 38, 40)));
-        check("HTTP/1.1 503 No\r\nX: y\r\nContent-Length:0\r\n\r\n", Some((503, 43, 43)));
-        check("HTTP/1.1 200 OK\r\ncontent-le", None);
-        assert!(answer_end(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
-        assert!(answer_end(&[b'x'; HEAD_BYTES_MAX]).is_err());
+    fn messages_are_sent_when_they_are_due_and_once() {
+        let (mut floor, pipe) = {
+            let mut floor = std::process::Command::new("cat")
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let pipe = floor.stdin.take().unwrap();
+            (floor, pipe)
+        };
+        let clock = Clock::start();
+        let plan = Plan::to_one_channel(3, 5, Duration::from_millis(1), 120);
+        let messages = (0..5).map(|index| plan.stamp(index).text().into_bytes()).collect();
+        let mut publisher = Publisher::Pipe(pipe);
+        let published = publisher.publish(clock, clock.now_ns(), &Prepared { plan, messages }).unwrap();
+        assert_eq!((published.refused, published.own_delays.len()), (0, 5));
+        assert!(clock.now_ns() >= 4_000_000);
+        drop(publisher);
+        let mut sent = String::new();
+        std::io::Read::read_to_string(&mut floor.stdout.take().unwrap(), &mut sent).unwrap();
+        floor.wait().unwrap();
+        assert_eq!(sent, (0..5).map(|index| plan.stamp(index).text()).collect::<String>());
     }
 }

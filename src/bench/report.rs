@@ -1,16 +1,20 @@
-//! What was measured, as a table and as JSON.
+//! What was measured, as a table for people and as one line of JSON for programs.
 
-use std::{fs, io};
+use std::fs;
 
 use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::measure::{Case, Figure, Goal, Measure, Verdict, figures, json_number, median};
+
+/// Of the JSON line; grows when the meaning of a field changes.
+const FORMAT: u32 = 1;
+/// One-minute load average beyond which other work is in the way.
+const LOAD_MAX: f64 = 0.5;
 
 /// The machine and the settings that the figures belong to.
 #[derive(Clone, Debug, Serialize)]
-pub struct Environment {
-    /// Version of this program.
-    pub version: &'static str,
-    /// Whether it was built without optimisation: the figures then say nothing.
-    pub debug_build: bool,
+pub struct Machine {
     /// Operating system and its release.
     pub kernel: String,
     /// Processor model.
@@ -23,7 +27,7 @@ pub struct Environment {
     pub load_before: f64,
 }
 
-impl Environment {
+impl Machine {
     /// Reads it all from the system; what cannot be read is "unknown".
     pub fn read() -> Self {
         let word =
@@ -31,8 +35,6 @@ impl Environment {
         let processor = word("/proc/cpuinfo");
         let processor = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
         Self {
-            version: env!("CARGO_PKG_VERSION"),
-            debug_build: cfg!(debug_assertions),
             kernel: format!("{} {}", std::env::consts::OS, word("/proc/sys/kernel/osrelease")),
             processor: processor.map_or_else(|| "unknown".into(), |(_, model)| model.to_owned()),
             cores: std::thread::available_parallelism().map_or(0, usize::from),
@@ -42,9 +44,9 @@ impl Environment {
     }
 
     /// What speaks against trusting the figures.
-    pub fn warnings(&self) -> Vec<String> {
+    pub fn warnings(&self, is_debug_build: bool) -> Vec<String> {
         let mut warnings = Vec::new();
-        if self.debug_build {
+        if is_debug_build {
             warnings.push("this is a debug build: its figures say nothing about a release build".to_owned());
         }
         if self.congestion_control == "bbr" {
@@ -54,137 +56,112 @@ impl Environment {
                     .to_owned(),
             );
         }
-        if self.load_before > 0.5 {
+        if self.load_before > LOAD_MAX {
             warnings.push(format!("other work is running here (load average {})", self.load_before));
+        }
+        if self.cores < 2 {
+            warnings.push("client and server share one core".to_owned());
         }
         warnings
     }
 }
 
-/// What a figure is to reach.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Goal {
-    /// At most this many times the figure beside it.
-    RatioMax(f64),
-    /// At most this much.
-    ValueMax(f64),
-    /// Not once, in any round.
-    Never,
-}
-
-/// One figure, measured once in each round.
-#[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// Name of the scenario.
-    pub scenario: String,
-    /// What the figure is, with its unit.
-    pub figure: String,
-    /// The server's figure in each round.
-    pub server: Vec<f64>,
-    /// The floor's (or what else it is compared with) in the same rounds; empty if it stands alone.
-    pub beside: Vec<f64>,
-    /// What is to be reached.
-    pub goal: Option<Goal>,
-}
-
-impl Row {
-    /// A figure that stands alone.
-    pub fn new(scenario: impl Into<String>, figure: impl Into<String>) -> Self {
-        Self { scenario: scenario.into(), figure: figure.into(), server: Vec::new(), beside: Vec::new(), goal: None }
-    }
-
-    /// With something to reach.
-    pub fn with_goal(mut self, goal: Goal) -> Self {
-        self.goal = Some(goal);
-        self
-    }
-
-    /// The server's figure over the one beside it, in each round where there is one above 0.
-    pub fn ratios(&self) -> Vec<f64> {
-        self.server
-            .iter()
-            .zip(&self.beside)
-            .filter(|(_, beside)| **beside > 0.0)
-            .map(|(own, beside)| own / beside)
-            .collect()
-    }
-
-    /// Whether the median (for [`Goal::Never`], every round) reaches the goal; `None` without a goal or without figures.
-    pub fn is_reached(&self) -> Option<bool> {
-        let reached =
-            |figures: &[f64], holds: &dyn Fn(f64) -> bool| (!figures.is_empty()).then(|| holds(median(figures)));
-        match self.goal? {
-            Goal::RatioMax(max) => reached(&self.ratios(), &|ratio| ratio <= max),
-            Goal::ValueMax(max) => reached(&self.server, &|value| value <= max),
-            Goal::Never => (!self.server.is_empty()).then(|| self.server.iter().all(|count| *count == 0.0)),
-        }
-    }
-}
-
-/// All figures of a run.
-#[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// Where.
-    pub environment: Environment,
-    /// What.
-    pub rows: Vec<Row>,
-    /// Scenarios without figures.
-    pub failures: Vec<Failure>,
+/// What was driven.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// The protocol.
+    pub target: &'static str,
+    /// Its URL; `None`: this program's own server.
+    pub url: Option<String>,
+    /// Whether everything was tiny: then nothing is judged.
+    pub is_quick: bool,
 }
 
 /// A scenario that could not be measured.
 #[derive(Clone, Debug, Serialize)]
 pub struct Failure {
     /// Its name.
-    pub scenario: String,
+    pub scenario: &'static str,
     /// Why.
     pub error: String,
 }
 
+/// All figures of a run.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// What.
+    pub subject: Subject,
+    /// Where.
+    pub machine: Machine,
+    /// The figures.
+    pub cases: Vec<Case>,
+    /// Scenarios without figures.
+    pub failures: Vec<Failure>,
+}
+
 impl Report {
-    /// Everything for a terminal: machine, warnings, table, failures.
+    /// What the whole run comes to; `None`: there was nothing to judge.
+    pub fn verdict(&self) -> Option<Verdict> {
+        if self.subject.is_quick {
+            return None;
+        }
+        let shown = || self.cases.iter().flat_map(|case| case.figures.iter().map(move |figure| (case, figure)));
+        let verdicts: Vec<Verdict> = shown().filter_map(|(case, figure)| case.verdict(figure)).collect();
+        // where nothing has a goal, a figure that is the client's is what has to be told
+        let is_client_bound = verdicts.contains(&Verdict::ClientBound)
+            || verdicts.is_empty() && shown().any(|(case, figure)| case.client_bound(figure).is_some());
+        match verdicts {
+            _ if is_client_bound => Some(Verdict::ClientBound),
+            verdicts if verdicts.is_empty() => None,
+            verdicts if verdicts.contains(&Verdict::Missed) => Some(Verdict::Missed),
+            _ => Some(Verdict::Reached),
+        }
+    }
+
+    /// Everything for a terminal: machine, warnings, table, what cannot be judged, failures.
     pub fn text(&self) -> String {
-        let Environment { version, kernel, processor, cores, congestion_control, load_before, .. } = &self.environment;
+        let Machine { kernel, processor, cores, congestion_control, load_before } = &self.machine;
+        let Subject { target, url, .. } = &self.subject;
         let mut text = format!(
-            "hydrant {version}, {kernel}, {cores} cores of {processor}\n\
-             TCP congestion control {congestion_control}, load average before {load_before}\n"
+            "hydrant {} drove {} ({target})\n{kernel}, {cores} cores of {processor}, {congestion_control}, \
+             load average before {load_before}\n",
+            env!("CARGO_PKG_VERSION"),
+            url.as_deref().unwrap_or("its own server"),
         );
-        for warning in self.environment.warnings() {
+        for warning in self.machine.warnings(cfg!(debug_assertions)) {
             text += &format!("warning: {warning}\n");
         }
         text += "\n";
         text += &self.table();
+        for (case, label, reason) in self.client_bound() {
+            text += &format!("\nno verdict, client-bound: {case}: {label}: {reason}");
+        }
         for Failure { scenario, error } in &self.failures {
             text += &format!("\n{scenario} failed: {error}\n");
         }
         text
     }
 
+    fn client_bound(&self) -> Vec<(String, &str, String)> {
+        let mut found = Vec::new();
+        for case in self.cases.iter().filter(|_| !self.subject.is_quick) {
+            for figure in &case.figures {
+                if let Some(reason) = case.client_bound(figure) {
+                    found.push((format!("{} {}", case.scenario, case.case), &*figure.label, reason));
+                }
+            }
+        }
+        found
+    }
+
     /// The table, one line a figure.
     pub fn table(&self) -> String {
-        let mut lines =
-            vec![["scenario", "figure", "server", "beside", "ratio (min..max)", "goal", ""].map(str::to_owned)];
-        for row in &self.rows {
-            let ratios = row.ratios();
-            let ratio = match (ratios.as_slice(), extremes(&ratios)) {
-                ([], _) => String::new(),
-                (_, (min, max)) => format!("{} ({}..{})", short(median(&ratios)), short(min), short(max)),
-            };
-            let goal = match row.goal {
-                None => String::new(),
-                Some(Goal::RatioMax(max)) => format!("<= {} x", short(max)),
-                Some(Goal::ValueMax(max)) => format!("<= {}", short(max)),
-                Some(Goal::Never) => "0".to_owned(),
-            };
-            let verdict = row.is_reached().map_or("", |reached| if reached { "ok" } else { "miss" });
-            let middle = |figures: &[f64]| if figures.is_empty() { String::new() } else { short(median(figures)) };
-            let server = match row.goal {
-                Some(Goal::Never) => format!("{}", row.server.iter().sum::<f64>()),
-                _ => middle(&row.server),
-            };
-            let beside = middle(&row.beside);
-            lines.push([row.scenario.clone(), row.figure.clone(), server, beside, ratio, goal, verdict.to_owned()]);
+        let mut lines = vec![["case", "figure", "server", "beside", "ratio (min..max)", "goal", ""].map(str::to_owned)];
+        for case in &self.cases {
+            let mut name = format!("{} {}", case.scenario, case.case).trim_end().to_owned();
+            for figure in &case.figures {
+                lines.push(self.line(std::mem::take(&mut name), case, figure));
+            }
         }
         let mut widths = [0; 7];
         for line in &lines {
@@ -209,41 +186,93 @@ impl Report {
         table
     }
 
-    /// Writes everything, each round's figures included.
-    ///
-    /// # Errors
-    /// When the file cannot be written.
-    pub fn write_json(&self, path: &std::path::Path) -> io::Result<()> {
-        fs::write(path, serde_json::to_vec_pretty(self)?)
+    fn line(&self, name: String, case: &Case, figure: &Figure) -> [String; 7] {
+        let ratios = case.ratios(figure);
+        let ratio = match extremes(&ratios) {
+            None => String::new(),
+            Some((min, max)) => format!("{} ({}..{})", short(median(&ratios)), short(min), short(max)),
+        };
+        let goal = match figure.goal {
+            None => String::new(),
+            Some(Goal::RatioMax(max)) => format!("<= {} x", short(max)),
+            Some(Goal::ValueMax(max)) => format!("<= {}", short(max)),
+            Some(Goal::Never) => "0".to_owned(),
+        };
+        let verdict = match case.verdict(figure) {
+            _ if self.subject.is_quick => "",
+            Some(Verdict::Reached) => "ok",
+            Some(Verdict::Missed) => "MISSED",
+            Some(Verdict::ClientBound) => "client-bound",
+            None => case.client_bound(figure).map_or("", |_| "client-bound"),
+        };
+        let middle = |measures: &[Measure]| {
+            let values = figures(measures, figure.name);
+            if values.is_empty() { "-".to_owned() } else { short(median(&values)) }
+        };
+        let server = match figure.goal {
+            Some(Goal::Never) => format!("{}", figures(&case.server, figure.name).iter().sum::<f64>()),
+            _ => middle(&case.server),
+        };
+        let beside = if case.beside.is_empty() { String::new() } else { middle(&case.beside) };
+        [name, figure.label.clone(), server, beside, ratio, goal, verdict.to_owned()]
+    }
+
+    /// Everything, each round's figures included; `docs/performance.md` has the fields.
+    pub fn json(&self) -> Value {
+        json!({
+            "format": FORMAT,
+            "version": env!("CARGO_PKG_VERSION"),
+            "debug_build": cfg!(debug_assertions),
+            "target": self.subject.target,
+            "server": self.subject.url.as_deref().unwrap_or("own"),
+            "quick": self.subject.is_quick,
+            "machine": self.machine,
+            "warnings": self.machine.warnings(cfg!(debug_assertions)),
+            "verdict": self.verdict(),
+            "cases": self.cases.iter().map(|case| self.case_json(case)).collect::<Vec<_>>(),
+            "failures": self.failures,
+        })
+    }
+
+    fn case_json(&self, case: &Case) -> Value {
+        let is_judged = !self.subject.is_quick;
+        let figure = |figure: &Figure| {
+            let ratios = case.ratios(figure);
+            let numbers = |values: Vec<f64>| values.into_iter().map(json_number).collect::<Vec<_>>();
+            json!({
+                "figure": figure.name,
+                "label": figure.label,
+                "server": numbers(figures(&case.server, figure.name)),
+                "beside": numbers(figures(&case.beside, figure.name)),
+                "ratio": json_number(median(&ratios)),
+                "ratio_min": extremes(&ratios).map(|(min, _)| json_number(min)),
+                "ratio_max": extremes(&ratios).map(|(_, max)| json_number(max)),
+                "goal": figure.goal,
+                "verdict": case.verdict(figure).filter(|_| is_judged),
+                "client_bound": case.client_bound(figure).filter(|_| is_judged),
+            })
+        };
+        let medians = |measures: &[Measure]| (!measures.is_empty()).then(|| Measure::medians(measures));
+        json!({
+            "scenario": case.scenario,
+            "case": case.case,
+            "rounds": case.server.len(),
+            "server": medians(&case.server),
+            "beside": medians(&case.beside),
+            "beside_what": case.beside_what,
+            "figures": case.figures.iter().map(figure).collect::<Vec<_>>(),
+        })
     }
 }
 
-/// The middle figure (of an even number, the mean of the two in the middle); NaN of none.
-pub fn median(figures: &[f64]) -> f64 {
+fn extremes(figures: &[f64]) -> Option<(f64, f64)> {
     let mut sorted = figures.to_vec();
     sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => sorted[middle],
-        _ => f64::midpoint(sorted[middle - 1], sorted[middle]),
-    }
-}
-
-/// The smallest figure that at least `percent` of all figures do not exceed; NaN of none.
-pub fn percentile(figures: &[f64], percent: usize) -> f64 {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let rank = (sorted.len() * percent).div_ceil(100).max(1);
-    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
-}
-
-fn extremes(figures: &[f64]) -> (f64, f64) {
-    figures.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(min, max), figure| (min.min(*figure), max.max(*figure)))
+    Some((*sorted.first()?, *sorted.last()?))
 }
 
 /// Three digits that matter.
-fn short(figure: f64) -> String {
+pub fn short(figure: f64) -> String {
     match figure.abs() {
         large if large >= 100.0 => format!("{figure:.0}"),
         middle if middle >= 10.0 => format!("{figure:.1}"),
@@ -256,59 +285,50 @@ fn short(figure: f64) -> String {
 mod tests {
     use super::*;
 
-    fn row(server: &[f64], beside: &[f64], goal: Option<Goal>) -> Row {
-        Row { scenario: "s".into(), figure: "f".into(), server: server.to_vec(), beside: beside.to_vec(), goal }
-    }
-
-    #[test]
-    fn middles_and_percentiles() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
-        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
-        let check = |figures: &[f64], percent, expected| assert_eq!(percentile(figures, percent), expected);
-        check(&hundred, 50, 50.0);
-        check(&hundred, 99, 99.0);
-        check(&hundred[..10], 99, 10.0);
-        check(&hundred[..1], 50, 1.0);
-        assert!(percentile(&[], 50).is_nan());
-    }
-
-    #[test]
-    fn goals_are_held_against_medians() {
-        let check = |server: &[f64], beside: &[f64], goal, expected| {
-            assert_eq!(row(server, beside, Some(goal)).is_reached(), expected, "{server:?} {beside:?} {goal:?}");
+    fn measures(values: &[f64], busy: f64) -> Vec<Measure> {
+        let measure = |value: &f64| {
+            let mut measure = Measure::default();
+            measure.set("f", *value);
+            measure.set("client_busy", busy);
+            measure
         };
-        check(&[1.0, 9.0, 1.2], &[1.0, 1.0, 1.0], Goal::RatioMax(1.3), Some(true));
-        check(&[1.4, 9.0, 1.2], &[1.0, 1.0, 1.0], Goal::RatioMax(1.3), Some(false));
-        check(&[1.0], &[0.0], Goal::RatioMax(1.3), None);
-        check(&[60.0], &[], Goal::ValueMax(60.0), Some(true));
-        check(&[0.0, 0.0], &[], Goal::Never, Some(true));
-        check(&[0.0, 1.0, 0.0], &[], Goal::Never, Some(false));
-        check(&[], &[], Goal::Never, None);
-        check(&[], &[], Goal::ValueMax(1.0), None);
-        assert_eq!(row(&[1.0], &[], None).is_reached(), None);
+        values.iter().map(measure).collect()
+    }
+
+    fn case(server: &[f64], beside: &[f64], busy: f64, figure: Figure) -> Case {
+        let (server, beside) = (measures(server, busy), measures(beside, 0.1));
+        Case { scenario: "s", case: "c".into(), beside_what: "floor", server, beside, figures: vec![figure] }
+    }
+
+    fn report(cases: Vec<Case>) -> Report {
+        let subject = Subject { target: "pusher", url: None, is_quick: false };
+        let failures = vec![Failure { scenario: "t", error: "why".into() }];
+        Report { subject, machine: Machine::read(), cases, failures }
+    }
+
+    fn figure(goal: Option<Goal>) -> Figure {
+        Figure { goal, ..Figure::new("f", "f") }
     }
 
     #[test]
     fn the_table_shows_figure_floor_ratio_goal_and_verdict() {
-        let report = Report {
-            environment: Environment::read(),
-            rows: vec![
-                row(&[5.5, 6.0, 5.0], &[5.0, 5.0, 5.0], Some(Goal::RatioMax(1.3))),
-                row(&[1234.0], &[], Some(Goal::ValueMax(60.0))),
-                row(&[0.0, 7.0, 0.0], &[], Some(Goal::Never)),
-                row(&[0.0], &[], None),
-            ],
-            failures: vec![Failure { scenario: "t".into(), error: "why".into() }],
-        };
+        let report = report(vec![
+            case(&[5.5, 6.0, 5.0], &[5.0, 5.0, 5.0], 0.1, figure(Some(Goal::RatioMax(1.3)))),
+            case(&[1234.0], &[], 0.1, figure(Some(Goal::ValueMax(60.0)))),
+            case(&[0.0, 7.0, 0.0], &[], 0.1, figure(Some(Goal::Never))),
+            case(&[0.0], &[], 0.1, figure(None)),
+            case(&[0.5], &[], 0.9, figure(Some(Goal::ValueMax(1.0)))),
+        ]);
         assert!(report.text().ends_with("\nt failed: why\n"));
+        let bound = "\nno verdict, client-bound: s c: f: a client thread was busy 90 % of its time";
+        assert!(report.text().contains(bound), "{}", report.text());
         let expected = "\
-scenario  figure  server  beside  ratio (min..max)  goal
-s         f         5.50    5.00  1.10 (1.00..1.20)  <= 1.30 x  ok
-s         f         1234                             <= 60.0    miss
-s         f         7                                0          miss
-s         f         0.00
+case figure server beside ratio (min..max) goal
+s c f 5.50 5.00 1.10 (1.00..1.20) <= 1.30 x ok
+s c f 1234 <= 60.0 MISSED
+s c f 7 0 MISSED
+s c f 0.00
+s c f 0.500 <= 1.00 client-bound
 ";
         let squeeze = |text: &str| {
             text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>()
@@ -319,20 +339,43 @@ s         f         0.00
     }
 
     #[test]
-    fn json_keeps_every_round() {
-        let row = row(&[1.0, 2.0], &[1.0, 1.0], Some(Goal::RatioMax(1.3)));
-        let json = serde_json::to_value(Report { environment: Environment::read(), rows: vec![row], failures: vec![] })
-            .unwrap();
-        assert_eq!(json["rows"][0]["server"], serde_json::json!([1.0, 2.0]));
-        assert_eq!(json["rows"][0]["goal"]["ratio_max"], 1.3);
+    fn a_run_that_is_client_bound_somewhere_has_no_other_verdict() {
+        let check = |cases, expected| assert_eq!(report(cases).verdict(), expected);
+        let goal = || figure(Some(Goal::ValueMax(1.0)));
+        check(vec![], None);
+        check(vec![case(&[0.5], &[], 0.1, goal())], Some(Verdict::Reached));
+        check(vec![case(&[0.5], &[], 0.1, goal()), case(&[2.0], &[], 0.1, goal())], Some(Verdict::Missed));
+        check(vec![case(&[0.5], &[], 0.9, goal()), case(&[2.0], &[], 0.1, goal())], Some(Verdict::ClientBound));
+        // what has no goal is not judged, unless nothing has one
+        check(vec![case(&[0.5], &[], 0.9, figure(None)), case(&[0.5], &[], 0.1, goal())], Some(Verdict::Reached));
+        check(vec![case(&[0.5], &[], 0.9, figure(None))], Some(Verdict::ClientBound));
+        let mut quick = report(vec![case(&[2.0], &[], 0.9, goal())]);
+        quick.subject.is_quick = true;
+        assert_eq!(quick.verdict(), None);
+    }
+
+    #[test]
+    fn json_keeps_every_round_on_one_line() {
+        let report = report(vec![case(&[1.0, 2.0], &[1.0, 1.0], 0.1, figure(Some(Goal::RatioMax(1.3))))]);
+        let line = report.json().to_string();
+        assert!(!line.contains('\n'));
+        let json: Value = serde_json::from_str(&line).unwrap();
+        let case = &json["cases"][0];
+        assert_eq!(case["figures"][0]["server"], json!([1, 2]));
+        assert_eq!(case["figures"][0]["goal"]["ratio_max"], 1.3);
+        assert_eq!(case["figures"][0]["verdict"], "missed");
+        assert_eq!((&case["server"]["f"], &case["beside"]["f"]), (&json!(1.5), &json!(1)));
+        assert_eq!((&json["verdict"], &json["server"]), (&json!("missed"), &json!("own")));
     }
 
     #[test]
     fn doubtful_conditions_are_named() {
-        let mut environment = Environment { debug_build: false, load_before: 0.1, ..Environment::read() };
-        environment.congestion_control = "cubic".into();
-        assert!(environment.warnings().is_empty());
-        environment.congestion_control = "bbr".into();
-        assert!(environment.warnings()[0].contains("net.ipv4.tcp_congestion_control=cubic"));
+        let mut machine = Machine { load_before: 0.1, cores: 2, ..Machine::read() };
+        machine.congestion_control = "cubic".into();
+        assert!(machine.warnings(false).is_empty());
+        machine.congestion_control = "bbr".into();
+        assert!(machine.warnings(false)[0].contains("net.ipv4.tcp_congestion_control=cubic"));
+        machine.load_before = 3.0;
+        assert_eq!(machine.warnings(true).len(), 3);
     }
 }

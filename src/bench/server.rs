@@ -1,137 +1,122 @@
-//! The server under measurement: this very program, started as a child with an app of its own.
+//! The server under measurement: this very program, started as a child with an app of its own, or one that is there.
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::process::{ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::credential::jwt::GusherClaims;
 use crate::credential::keygen;
 
-use super::process::{Process, check_interrupted};
-use super::publisher::HttpConnection;
+use super::http::HttpConnection;
+use super::process::{Process, Watched, check_interrupted};
+use super::target::{App, Credentials, Endpoint, Kind, Site};
 
 const START_TIMEOUT: Duration = Duration::from_secs(15);
-const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// How much of the server's output an error shows, in lines.
 const LOG_LINES_MAX: usize = 20;
-/// Session tokens that are fetched for one measurement.
-const SESSIONS_MAX: usize = 50;
+/// More than any scenario has.
+const PRESENCE_MEMBERS_MAX: usize = 100_000;
 
-/// What a run keeps for all servers that it starts: a directory with the public key, and users' tokens.
-pub struct Bench {
-    directory: PathBuf,
-    /// A token of each user.
-    tokens: Vec<String>,
+/// What is under measurement.
+pub struct Subject {
+    /// Where it is, and how to speak to it.
+    pub site: Arc<Site>,
+    /// Its processes, where they are known.
+    pub watched: Watched,
+    /// A floor's standard input: the fan-out's frames. The floor ends with it.
+    pub commands: Option<ChildStdin>,
+    /// Held while it is needed: ends with this value.
+    pub child: Option<Process>,
 }
 
-impl Bench {
-    /// Makes a key pair and signs a token for each of `users` users.
+/// What a run keeps for all servers that it starts: a directory with keys and settings, and users' tokens.
+pub struct OwnServer {
+    directory: PathBuf,
+    credentials: Credentials,
+    set: Vec<String>,
+}
+
+impl OwnServer {
+    /// Makes what servers and their clients need. `set`: settings for the server, `KEY=VALUE`.
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn new(users: usize) -> Result<Self> {
+    pub fn new(kind: Kind, users: usize, set: Vec<String>) -> Result<Self> {
         let directory = env::temp_dir().join(format!("hydrant-bench-{}", std::process::id()));
         fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
-        let mut bench = Self { directory, tokens: Vec::new() };
-
+        // from here on the directory goes with this value, whatever happens
+        let blank = Credentials::new(Kind::Pusher, app(None), 0)?;
+        let mut own = Self { directory, credentials: blank, set };
         let keys = keygen::generate_rsa()?;
-        fs::write(bench.public_key_path(), &keys.public_pem)?;
-        let expires = (SystemTime::now() + TOKEN_LIFETIME).duration_since(UNIX_EPOCH)?.as_secs();
-        for user in 0..users {
-            check_interrupted()?;
-            let claims = GusherClaims {
-                channels: Some(vec!["*".to_owned()]),
-                user_id: format!("u{user}"),
-                app_key: "bench".to_owned(),
-                remotes: None,
-            };
-            let token = keygen::sign(keys.private_pem.as_bytes(), "the key of this run", &claims, expires)?;
-            bench.tokens.push(token);
-        }
-        Ok(bench)
+        fs::write(own.directory.join("public.pem"), &keys.public_pem)?;
+        let private = own.directory.join("private.pem");
+        fs::write(&private, &keys.private_pem)?;
+        own.credentials = Credentials::new(kind, app(Some(private)), users)?;
+        Ok(own)
     }
 
-    /// Request targets of a WebSocket handshake with each user's own token.
-    pub fn request_targets(&self) -> Vec<String> {
-        self.tokens.iter().map(|token| request_target(token)).collect()
+    /// The app's.
+    pub fn credentials(&self) -> &Credentials {
+        &self.credentials
     }
 
-    /// Request targets of a handshake with session tokens, as clients get them for their own: good for a minute.
+    /// Starts this program as a server, and returns when it is ready.
     ///
     /// # Errors
-    /// When the server does not hand them out.
-    pub fn session_request_targets(&self, server: &Server) -> Result<Vec<String>> {
-        let mut connection = HttpConnection::connect(server.public)?;
-        let session = |token: &String| {
-            let request = format!("POST /gcs/auth?jwt={token} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
-            let status = connection.exchange(request.as_bytes())?;
-            let answer: HashMap<String, String> = serde_json::from_slice(connection.body())
-                .with_context(|| format!("a session token, but the status is {status}"))?;
-            Ok(request_target(answer.get("token").context("a session token")?))
-        };
-        self.tokens.iter().take(SESSIONS_MAX).map(session).collect()
-    }
-
-    fn public_key_path(&self) -> PathBuf {
-        self.directory.join("public.pem")
+    /// When it ends instead, or is not ready in time; with the last lines of its output.
+    pub fn start(&self) -> Result<Subject> {
+        let [public, trusted, ops] = free_addresses()?;
+        let settings = format!(
+            "[[listen]]\naddress = \"{public}\"\ndoors = [\"pusher\", \"push1st-socket\", \"gusher\"]\n\n\
+             [[listen]]\naddress = \"{trusted}\"\ndoors = [\"push1st\", \"gusher-master\"]\ntrusted = true\n\n\
+             [[listen]]\naddress = \"{ops}\"\ndoors = [\"ops\"]\ntrusted = true\n\n\
+             [[apps]]\nid = \"1\"\nkey = \"bench\"\nsecret = \"secret\"\ngusher_public_keys = [\"public.pem\"]\n\
+             presence_members_max = {PRESENCE_MEMBERS_MAX}\n"
+        );
+        fs::write(self.directory.join("hydrant.toml"), settings)?;
+        let log_path = self.directory.join("server.log");
+        let log = File::create(&log_path)?;
+        let mut process = Process::spawn(
+            Command::new(env::current_exe()?)
+                .args(["serve", "--config", "hydrant.toml"])
+                .args(self.set.iter().flat_map(|set| ["--set", set]))
+                .current_dir(&self.directory)
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log),
+        )?;
+        wait_until_ready(&mut process, ops).with_context(|| {
+            let log = fs::read_to_string(&log_path).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            format!("the server's last words:\n{}", lines[lines.len().saturating_sub(LOG_LINES_MAX)..].join("\n"))
+        })?;
+        let api = if self.credentials.kind() == Kind::Pusher { public } else { trusted };
+        let target = self.credentials.target(Endpoint::at(public), Endpoint::at(api));
+        Ok(Subject {
+            site: Site::new(target, public, api),
+            watched: Watched::new(vec![process.id()])?,
+            commands: None,
+            child: Some(process),
+        })
     }
 }
 
-impl Drop for Bench {
+/// The app of servers that are started here; what is in this file and on loopback needs no secret.
+fn app(jwt_key: Option<PathBuf>) -> App {
+    let text = |text: &str| Some(text.to_owned());
+    App { id: text("1"), key: text("bench"), secret: text("secret"), jwt_key, jwt: None }
+}
+
+impl Drop for OwnServer {
     fn drop(&mut self) {
         // A left-over directory is harmless; there is no one to tell.
         let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-fn request_target(token: &str) -> String {
-    format!("/gcs/ws/bench?token={token}")
-}
-
-/// A running server.
-pub struct Server {
-    /// The child.
-    pub process: Process,
-    /// Where clients connect.
-    pub public: SocketAddr,
-    /// Where events are published.
-    pub trusted: SocketAddr,
-}
-
-/// Starts this program as a server, and returns when it is ready.
-///
-/// # Errors
-/// When it ends instead, or is not ready in time; with the last lines of its output.
-pub fn start(bench: &Bench) -> Result<Server> {
-    let [public, trusted, ops] = free_addresses()?;
-    let log_path = bench.directory.join("server.log");
-    let log = File::create(&log_path)?;
-    let mut process = Process::spawn(
-        Command::new(env::current_exe()?)
-            .arg("dev")
-            .args(["--public", &public.to_string()])
-            .args(["--trusted", &trusted.to_string()])
-            .args(["--ops", &ops.to_string()])
-            .args(["--app", "1:bench:secret"])
-            .arg("--gusher-public-key")
-            .arg(bench.public_key_path())
-            .current_dir(&bench.directory) // no configuration file that happens to lie here
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log),
-    )?;
-    wait_until_ready(&mut process, ops).with_context(|| {
-        let log = fs::read_to_string(&log_path).unwrap_or_default();
-        let lines: Vec<&str> = log.lines().collect();
-        format!("the server's last words:\n{}", lines[lines.len().saturating_sub(LOG_LINES_MAX)..].join("\n"))
-    })?;
-    Ok(Server { process, public, trusted })
 }
 
 /// Three addresses on loopback that nobody listened on a moment ago.
@@ -149,7 +134,11 @@ fn wait_until_ready(process: &mut Process, ops: SocketAddr) -> Result<()> {
         if process.has_ended()? {
             bail!("the server ended while starting");
         }
-        match HttpConnection::connect(ops).and_then(|mut connection| connection.exchange(request.as_bytes())) {
+        let status = HttpConnection::connect(ops).and_then(|mut connection| {
+            connection.send(request.as_bytes())?;
+            Ok(connection.answer()?.status)
+        });
+        match status {
             Ok(200) => return Ok(()),
             not_ready => ensure!(began.elapsed() < START_TIMEOUT, "not ready after {START_TIMEOUT:?}: {not_ready:?}"),
         }
@@ -160,17 +149,22 @@ fn wait_until_ready(process: &mut Process, ops: SocketAddr) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::target::Subscription;
     use crate::credential::jwt::{ClockPolicy, PublicKeys};
 
     #[test]
     fn tokens_are_signed_with_the_key_beside_them() {
-        let bench = Bench::new(2).unwrap();
-        let keys = PublicKeys::from_pems(&[(&fs::read(bench.public_key_path()).unwrap(), "bench")]).unwrap();
-        let claims = keys.verify(&bench.tokens[1], 0, ClockPolicy::RefuseFutureIat).unwrap();
+        let own = OwnServer::new(Kind::GusherV3, 2, Vec::new()).unwrap();
+        let pem = fs::read(own.directory.join("public.pem")).unwrap();
+        let keys = PublicKeys::from_pems(&[(&pem, "bench")]).unwrap();
+        let at = Endpoint::at(([127, 0, 0, 1], 1).into());
+        let path = own.credentials.target(at.clone(), at).request_target(1, Subscription::None);
+        let token = path.strip_prefix("/v1/apps/bench/ws?token=").unwrap();
+        let claims = keys.verify(token, 0, ClockPolicy::RefuseFutureIat).unwrap();
         assert_eq!(claims.get().gusher.as_ref().unwrap().user_id, "u1");
 
-        let directory = bench.directory.clone();
-        drop(bench);
+        let directory = own.directory.clone();
+        drop(own);
         assert!(!directory.exists());
     }
 }

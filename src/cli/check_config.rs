@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use crate::config::{Overrides, print_effective};
+use crate::ops::memory::Budget;
 
 use super::sources;
 
@@ -23,6 +24,11 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         eprintln!("warning: {warning}");
     }
     super::check(&loaded.config)?;
-    write!(std::io::stdout(), "{}", print_effective(&loaded))?;
+    let mut out = std::io::stdout();
+    write!(out, "{}", print_effective(&loaded))?;
+    let budget = Budget::of(&loaded.config.limits);
+    if loaded.config.limits.memory_bytes_max == 0 {
+        writeln!(out, "\n# limits.memory_bytes_max = 0 is {} here: {}", budget.bytes, budget.origin)?;
+    }
     Ok(())
 }

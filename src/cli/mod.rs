@@ -74,7 +74,10 @@ pub fn run() -> ExitCode {
         Command::CheckConfig(args) => check_config::run(args),
         Command::Token(args) => token::run(args),
         Command::Publish(args) => publish::run(args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => match bench::run(args) {
+            Ok(code) => return code,
+            Err(error) => Err(error),
+        },
         Command::Master(_) | Command::Slave(_) => {
             eprintln!(
                 "error: master and slave cannot run as separate processes yet; `hydrant serve` runs both roles in \

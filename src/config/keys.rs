@@ -81,6 +81,7 @@ fn listen(w: &mut impl Walk, listener: &mut Listener) {
     w.key("tls_certificate", &mut listener.tls_certificate);
     w.key("tls_key", &mut listener.tls_key);
     w.key("tls_self_signed", &mut listener.tls_self_signed);
+    w.key("permessage_deflate", &mut listener.permessage_deflate);
     // Printed for unix sockets only: for others it is an error to write it.
     let mut unix_mode = matches!(listener.address, Address::Unix(_)).then_some(listener.unix_mode);
     w.key("unix_mode", &mut unix_mode);
@@ -106,11 +107,13 @@ fn app(w: &mut impl Walk, app: &mut App) {
     w.number("presence_members_max", COUNT, &mut app.presence_members_max);
     w.number("presence_member_bytes_max", COUNT, &mut app.presence_member_bytes_max);
     w.number("connections_max", COUNT_OR_NONE, &mut app.connections_max);
+    w.number("memory_bytes_max", COUNT_OR_NONE, &mut app.memory_bytes_max);
     w.number("publishes_per_s", COUNT_OR_NONE, &mut app.publishes_per_s);
     w.number("reads_per_s", COUNT_OR_NONE, &mut app.reads_per_s);
     w.number("client_events_per_s", COUNT_OR_NONE, &mut app.client_events_per_s);
     w.number("client_event_bytes_max", COUNT, &mut app.client_event_bytes_max);
     w.number("event_bytes_max", COUNT, &mut app.event_bytes_max);
+    w.key("permessage_deflate", &mut app.permessage_deflate);
     w.key("legacy_push1st_tokens", &mut app.legacy_push1st_tokens);
     w.key("legacy_channel_names", &mut app.legacy_channel_names);
     w.key("legacy_presence", &mut app.legacy_presence);
@@ -180,10 +183,13 @@ fn limits(w: &mut impl Walk, limits: &mut Limits) {
     w.number("connections_max", COUNT, &mut limits.connections_max);
     w.number("connections_per_app_max", COUNT_OR_NONE, &mut limits.connections_per_app_max);
     w.number("connections_per_ip_max", COUNT_OR_NONE, &mut limits.connections_per_ip_max);
+    w.number("memory_bytes_max", COUNT_OR_NONE, &mut limits.memory_bytes_max);
     w.number("http_connections_max", COUNT, &mut limits.http_connections_max);
     w.number("tls_handshakes_max", COUNT, &mut limits.tls_handshakes_max);
     w.number("outbox_bytes_max", COUNT, &mut limits.outbox_bytes_max);
     w.number("outbox_total_bytes_max", COUNT, &mut limits.outbox_total_bytes_max);
+    w.number("deflate_bytes_min", COUNT, &mut limits.deflate_bytes_min);
+    w.number("deflate_bytes_max", COUNT, &mut limits.deflate_bytes_max);
     w.number("backlog_bytes_max", COUNT, &mut limits.backlog_bytes_max);
     w.number("cache_bytes_max", COUNT, &mut limits.cache_bytes_max);
     w.number("cache_ttl_ms", TIME_MS, &mut limits.cache_ttl);

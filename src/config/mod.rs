@@ -97,6 +97,8 @@ pub struct Listener {
     pub tls_key: Option<PrivateKey>,
     /// Whether it speaks TLS with a certificate of its own making.
     pub tls_self_signed: bool,
+    /// Whether messages may be deflated here (permessage-deflate, RFC 7692), whatever the app.
+    pub permessage_deflate: bool,
 }
 
 /// What a listener shows to clients that ask for TLS.
@@ -156,6 +158,9 @@ pub struct App {
     /// Live client connections on this node; 0 = no limit but the node's. Beyond it: 4004 for a Pusher client, 503 for
     /// others.
     pub connections_max: usize,
+    /// Memory of its connections, caches and rosters on this node, by an estimate; 0 = no limit but the node's. Beyond it:
+    /// 4100 for a new Pusher client, 503 for others; who is connected goes on.
+    pub memory_bytes_max: usize,
     /// Publishes to this node per second, each event of a batch counted; 0 = no limit. Beyond it: 429.
     pub publishes_per_s: usize,
     /// Queries to this node per second; 0 = no limit. Beyond it: 429.
@@ -167,6 +172,8 @@ pub struct App {
     pub client_event_bytes_max: usize,
     /// `data` of one event of a Pusher publish, decoded, in bytes. Beyond it: 413.
     pub event_bytes_max: usize,
+    /// Whether messages from and to its clients may be deflated (permessage-deflate, RFC 7692), whatever the listener.
+    pub permessage_deflate: bool,
     /// Whether access tokens that Push1ST itself made are accepted.
     pub legacy_push1st_tokens: bool,
     /// Whether Pusher clients and backends may name channels by any characters, as Push1ST lets them.
@@ -327,6 +334,7 @@ impl Listener {
             tls_certificate: None,
             tls_key: None,
             tls_self_signed: false,
+            permessage_deflate: false,
         }
     }
 
@@ -361,11 +369,13 @@ impl App {
             presence_members_max: 100,
             presence_member_bytes_max: 1024,
             connections_max: 0,
+            memory_bytes_max: 0,
             publishes_per_s: 0,
             reads_per_s: 0,
             client_events_per_s: 10,
             client_event_bytes_max: 10_240,
             event_bytes_max: 10_240,
+            permessage_deflate: false,
             legacy_push1st_tokens: false,
             legacy_channel_names: false,
             legacy_presence: false,

@@ -1,10 +1,17 @@
 //! The subscribers of one channel on one shard, and the events on their way to them.
 
 use std::collections::VecDeque;
+use std::hash::BuildHasher;
+use std::ops::{Index, IndexMut};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 use slab::Slab;
+use smallvec::SmallVec;
 
+use super::KEPT_PLACES;
+use super::admission::tabled;
 use super::connection::Connection;
 use super::event::{Frames, Ledger};
 use super::id::{AppKey, ChannelName, ConnectionId};
@@ -12,10 +19,76 @@ use super::message::Target;
 
 /// Events joined into one batch; with it one write per socket carries up to this many.
 const BATCH_EVENTS_MAX: usize = if cfg!(test) { 3 } else { 64 };
-/// Bytes joined into one batch, per dialect; one larger event makes a batch alone.
+/// Bytes joined into one batch, per form; one larger event makes a batch alone.
 const BATCH_BYTES_MAX: usize = if cfg!(test) { 512 } else { 256 << 10 };
+/// Bytes that one slice of subscribers is handed at most, if it is more than [`SLICE_SUBSCRIBERS_MIN`] of them: the
+/// larger a batch, the longer each write takes.
+const SLICE_BYTES_MAX: usize = 512 << 10;
+/// Subscribers that a slice always has.
+const SLICE_SUBSCRIBERS_MIN: usize = if cfg!(test) { 1 } else { 16 };
 /// Marks a subscriber that left while a batch was on its way.
 const GONE: u32 = u32::MAX;
+
+/// All audiences of a shard, found by their app and channel. The names stand in the audiences alone: there may be very
+/// many.
+#[derive(Default, Debug)]
+pub(super) struct Audiences {
+    pub(super) all: Slab<Audience>,
+    by_name: HashTable<u32>,
+    hash: RandomState,
+}
+
+impl Audiences {
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.by_name.is_empty()
+    }
+
+    pub(super) fn find(&self, app: &AppKey, channel: &ChannelName) -> Option<u32> {
+        let is_it = |index: &u32| self[*index].is_of(app, channel);
+        self.by_name.find(self.hash.hash_one((app, channel)), is_it).copied()
+    }
+
+    pub(super) fn find_or_insert(&mut self, app: &AppKey, channel: &ChannelName) -> u32 {
+        self.find(app, channel).unwrap_or_else(|| {
+            let index = self.all.insert(Audience::new(app.clone(), channel.clone())) as u32;
+            let hash = |index: &u32| self.all[*index as usize].hash(&self.hash);
+            self.by_name.insert_unique(hash(&index), index, hash);
+            index
+        })
+    }
+
+    pub(super) fn remove(&mut self, index: u32) {
+        let hash = self.all.remove(index as usize).hash(&self.hash);
+        if let Ok(entry) = self.by_name.find_entry(hash, |held| *held == index) {
+            entry.remove();
+        }
+    }
+}
+
+impl Audiences {
+    /// Gives memory back that very many channels took which have gone.
+    pub(super) fn give_back(&mut self) {
+        if self.all.capacity() > KEPT_PLACES && self.all.len() < self.all.capacity() / 8 {
+            self.all.shrink_to_fit();
+            let (all, hash) = (&self.all, &self.hash);
+            self.by_name.shrink_to_fit(|index| all[*index as usize].hash(hash));
+        }
+    }
+}
+
+impl Index<u32> for Audiences {
+    type Output = Audience;
+
+    fn index(&self, index: u32) -> &Audience {
+        &self.all[index as usize]
+    }
+}
+
+impl IndexMut<u32> for Audiences {
+    fn index_mut(&mut self, index: u32) -> &mut Audience {
+        &mut self.all[index as usize]
+    }
+}
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Subscriber {
@@ -37,26 +110,38 @@ pub(super) struct Delivery {
 /// Subscribers, and a queue of events that are handed to them batch by batch, each batch in slices.
 #[derive(Debug)]
 pub(super) struct Audience {
-    pub(super) app: AppKey,
+    app: AppKey,
     pub(super) channel: ChannelName,
-    pub(super) subscribers: Vec<Subscriber>,
-    /// How many of `subscribers` are [`GONE`].
-    gone: usize,
-    queue: VecDeque<Delivery>,
+    /// One is held inline: a channel of one's own is common.
+    pub(super) subscribers: SmallVec<[Subscriber; 1]>,
     /// Number of the next event to arrive.
     next: u64,
-    /// Boxed: most channels are quiet most of the time, and there may be very many.
-    batch: Option<Box<Batch>>,
-    /// Listed among the shard's audiences with work.
+    /// What is on its way. Boxed: most channels are quiet most of the time, and there may be very many.
+    traffic: Option<Box<Traffic>>,
+    /// Before that it is not served again, in microseconds of the shard's clock.
+    pub(super) rests_until_us: u64,
+    /// How many of `subscribers` are [`GONE`].
+    gone: u32,
+    /// The shard's [schedule](super::schedule) has it.
     pub(super) listed: bool,
+}
+
+#[derive(Default, Debug)]
+struct Traffic {
+    queue: VecDeque<Delivery>,
+    batch: Option<Batch>,
 }
 
 #[derive(Debug)]
 struct Batch {
     deliveries: Vec<Delivery>,
+    /// When the first subscriber was served, in microseconds of the shard's clock.
+    began_us: u64,
+    /// Bytes that a subscriber gets, at most.
+    bytes: usize,
     /// Number of the first delivery.
     first: u64,
-    /// All deliveries in one piece, and how many they are, made when a connection of that dialect is first met.
+    /// All deliveries in one piece, and how many they are, made when a connection of that form is first met.
     joined: Vec<Option<(Bytes, usize)>>,
     /// Connections that some delivery leaves out; `None` if each has to be asked.
     exceptions: Option<Vec<ConnectionId>>,
@@ -65,24 +150,32 @@ struct Batch {
 }
 
 impl Audience {
-    pub(super) fn new(app: AppKey, channel: ChannelName) -> Self {
+    /// Bytes that a quiet one takes, with its place in the table of names.
+    pub(super) const BYTES: usize = size_of::<Self>() + tabled::<u32>();
+
+    fn hash(&self, state: &RandomState) -> u64 {
+        state.hash_one((&self.app, &self.channel))
+    }
+
+    fn is_of(&self, app: &AppKey, channel: &ChannelName) -> bool {
+        self.channel == *channel && self.app == *app
+    }
+
+    fn new(app: AppKey, channel: ChannelName) -> Self {
         Self {
             app,
             channel,
-            subscribers: Vec::new(),
-            gone: 0,
-            queue: VecDeque::new(),
+            subscribers: SmallVec::new(),
             next: 0,
-            batch: None,
+            traffic: None,
+            rests_until_us: 0,
+            gone: 0,
             listed: false,
         }
     }
 
     /// Adds a connection; it gets what arrives from now on. Returns its position.
     pub(super) fn join(&mut self, slot: u32) -> u32 {
-        if self.subscribers.is_empty() {
-            self.subscribers.reserve_exact(1); // a channel of one's own is common
-        }
         self.subscribers.push(Subscriber { slot, since: self.next });
         (self.subscribers.len() - 1) as u32
     }
@@ -90,19 +183,20 @@ impl Audience {
     /// Removes the subscriber at `position`. Returns the slot that moved there from the end, if one did.
     pub(super) fn leave(&mut self, position: u32) -> Option<u32> {
         let position = position as usize;
-        if self.batch.is_some() {
+        if self.is_under_way() {
             // moving somebody past the cursor would serve them twice or never
             self.subscribers[position].slot = GONE;
             self.gone += 1;
             return None;
         }
         self.subscribers.swap_remove(position);
+        self.give_back();
         self.subscribers.get(position).map(|moved| moved.slot)
     }
 
     /// Nobody is subscribed any more.
     pub(super) fn is_empty(&self) -> bool {
-        self.gone == self.subscribers.len()
+        self.gone as usize == self.subscribers.len()
     }
 
     /// Slots of the connections subscribed.
@@ -111,33 +205,37 @@ impl Audience {
     }
 
     pub(super) fn queue(&mut self, delivery: Delivery) {
-        self.queue.push_back(delivery);
+        self.traffic.get_or_insert_default().queue.push_back(delivery);
         self.next += 1;
     }
 
-    /// A batch is under way, or a full one is there: waiting would gain nothing.
-    pub(super) fn has_batch(&self) -> bool {
-        self.batch.is_some() || self.queue.len() >= BATCH_EVENTS_MAX
+    /// A batch is handed out, and some subscribers have yet to get it.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.traffic.as_ref().is_some_and(|traffic| traffic.batch.is_some())
+    }
+
+    /// A full batch waits: resting would gain nothing.
+    pub(super) fn is_pressed(&self) -> bool {
+        self.traffic.as_ref().is_some_and(|traffic| traffic.queue.len() >= BATCH_EVENTS_MAX)
     }
 
     pub(super) fn has_work(&self) -> bool {
-        self.batch.is_some() || !self.queue.is_empty()
+        self.traffic.is_some()
     }
 
     /// Hands the current batch, or the next, to at most `slice` subscribers: `push(connection, frame, events)`.
-    /// Returns how many subscribers were looked at, and the weight of the deliveries that are complete.
     pub(super) fn serve(
         &mut self,
         slice: usize,
+        now_us: u64,
         ledger: &Ledger,
         connections: &mut Slab<Connection>,
         mut push: impl FnMut(&mut Connection, Bytes, usize),
-    ) -> (usize, usize) {
-        if self.batch.is_none() {
-            self.batch = self.next_batch().map(Box::new);
-        }
-        let Some(batch) = &mut self.batch else { return (0, 0) };
-        let end = self.subscribers.len().min(batch.cursor + slice);
+    ) -> Served {
+        let Some(traffic) = &mut self.traffic else { return Served::default() };
+        let Some(batch) = traffic.batch_at_hand(self.next, now_us) else { return Served::default() };
+        let affordable = (SLICE_BYTES_MAX / batch.bytes.max(1)).max(SLICE_SUBSCRIBERS_MIN);
+        let end = self.subscribers.len().min(batch.cursor + slice.min(affordable));
         let looked_at = end - batch.cursor;
         for subscriber in &self.subscribers[batch.cursor..end] {
             let skipped = subscriber.since.saturating_sub(batch.first) as usize;
@@ -145,33 +243,36 @@ impl Audience {
                 continue;
             }
             let connection = &mut connections[subscriber.slot as usize];
-            let dialect = usize::from(connection.dialect);
+            let form = connection.form.index();
             let gets_all = |exceptions: &Vec<ConnectionId>| !exceptions.contains(&connection.id);
             if skipped == 0 && batch.exceptions.as_ref().is_some_and(gets_all) {
-                let (joined, events) =
-                    batch.joined[dialect].get_or_insert_with(|| join(&batch.deliveries, dialect, ledger));
+                let (joined, events) = batch.joined[form].get_or_insert_with(|| join(&batch.deliveries, form, ledger));
                 push(connection, joined.clone(), *events);
             } else {
                 for delivery in &batch.deliveries[skipped..] {
                     if delivery.target.admits(connection) {
-                        push(connection, delivery.frames[dialect].clone(), 1);
+                        push(connection, delivery.frames[form].clone(), 1);
                     }
                 }
             }
         }
         batch.cursor = end;
         if end < self.subscribers.len() {
-            return (looked_at, 0);
+            return Served { looked_at, ..Served::default() };
         }
         let weight = batch.deliveries.iter().map(|delivery| delivery.weight).sum();
-        self.batch = None;
-        (looked_at, weight)
+        let began_us = Some(batch.began_us);
+        traffic.batch = None;
+        if traffic.queue.is_empty() {
+            self.traffic = None;
+        }
+        Served { looked_at, weight, began_us }
     }
 
     /// Forgets those who left during the batch that has just ended; `moved(slot, position)` tells where the others
     /// now stand.
     pub(super) fn tidy(&mut self, mut moved: impl FnMut(u32, u32)) {
-        if self.gone == 0 || self.batch.is_some() {
+        if self.gone == 0 || self.is_under_way() {
             return;
         }
         self.gone = 0;
@@ -179,51 +280,75 @@ impl Audience {
         for (position, subscriber) in self.subscribers.iter().enumerate() {
             moved(subscriber.slot, position as u32);
         }
+        self.give_back();
+    }
+
+    /// Lets go of the places of a crowd that has gone.
+    fn give_back(&mut self) {
+        if self.subscribers.capacity() > KEPT_PLACES && self.subscribers.len() < self.subscribers.capacity() / 8 {
+            self.subscribers.shrink_to_fit();
+        }
     }
 
     /// Drops all work; returns its weight.
     pub(super) fn clear(&mut self) -> usize {
         self.subscribers.clear();
         self.gone = 0;
-        let batch = self.batch.take().map(|batch| batch.deliveries).unwrap_or_default();
-        batch.into_iter().chain(std::mem::take(&mut self.queue)).map(|delivery| delivery.weight).sum()
+        let Some(traffic) = self.traffic.take() else { return 0 };
+        let batch = traffic.batch.map(|batch| batch.deliveries).unwrap_or_default();
+        batch.into_iter().chain(traffic.queue).map(|delivery| delivery.weight).sum()
+    }
+}
+
+/// What a slice came to.
+#[derive(Default, Debug)]
+pub(super) struct Served {
+    /// Subscribers.
+    pub(super) looked_at: usize,
+    /// Weight of the deliveries that are complete.
+    pub(super) weight: usize,
+    /// The batch is complete, and began then.
+    pub(super) began_us: Option<u64>,
+}
+
+impl Traffic {
+    /// The batch under way, or the next; `next`: the number of the next event to arrive.
+    fn batch_at_hand(&mut self, next: u64, now_us: u64) -> Option<&mut Batch> {
+        if self.batch.is_none() {
+            self.batch = self.next_batch(next, now_us);
+        }
+        self.batch.as_mut()
     }
 
-    fn next_batch(&mut self) -> Option<Batch> {
-        let mut bytes = 0;
-        let count = self
-            .queue
-            .iter()
-            .take(BATCH_EVENTS_MAX)
-            .take_while(|delivery| {
-                let first = bytes == 0;
-                bytes += delivery.weight.max(1);
-                first || bytes <= BATCH_BYTES_MAX
-            })
-            .count();
-        let dialects = self.queue.front()?.frames.len();
-        let first = self.next - self.queue.len() as u64;
-        let deliveries: Vec<Delivery> = self.queue.drain(..count).collect();
-        if self.queue.is_empty() && self.queue.capacity() > BATCH_EVENTS_MAX {
-            self.queue = VecDeque::new(); // a burst must not cost memory for ever
+    fn next_batch(&mut self, next: u64, began_us: u64) -> Option<Batch> {
+        let (mut count, mut bytes) = (0, 0);
+        for delivery in self.queue.iter().take(BATCH_EVENTS_MAX) {
+            let with_it = bytes + delivery.weight.max(1);
+            if count > 0 && with_it > BATCH_BYTES_MAX {
+                break;
+            }
+            (count, bytes) = (count + 1, with_it);
         }
+        let forms = self.queue.front()?.frames.len();
+        let first = next - self.queue.len() as u64;
+        let deliveries: Vec<Delivery> = self.queue.drain(..count).collect();
         let exceptions = deliveries.iter().filter_map(|delivery| match delivery.target {
             Target::All => None,
             Target::Except(connection) => Some(Some(connection)),
             Target::Only(_) | Target::Sessions(_) => Some(None),
         });
         let exceptions = exceptions.collect();
-        Some(Batch { deliveries, first, joined: vec![None; dialects], exceptions, cursor: 0 })
+        Some(Batch { deliveries, began_us, bytes, first, joined: vec![None; forms], exceptions, cursor: 0 })
     }
 }
 
-/// All frames of one dialect in one piece, and how many they are; a single one is shared as it is. A dialect has no frame
+/// All frames of one form in one piece, and how many they are; a single one is shared as it is. A dialect has no frame
 /// for what it does not tell of.
-fn join(deliveries: &[Delivery], dialect: usize, ledger: &Ledger) -> (Bytes, usize) {
+fn join(deliveries: &[Delivery], form: usize, ledger: &Ledger) -> (Bytes, usize) {
     match deliveries {
-        [only] => (only.frames[dialect].clone(), 1),
+        [only] => (only.frames[form].clone(), 1),
         several => {
-            let frames = several.iter().map(|delivery| &delivery.frames[dialect][..]);
+            let frames = several.iter().map(|delivery| &delivery.frames[form][..]);
             let frames: Vec<&[u8]> = frames.filter(|frame| !frame.is_empty()).collect();
             (ledger.enter(frames.concat()), frames.len())
         }

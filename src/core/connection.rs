@@ -1,12 +1,14 @@
 //! The state of one live connection, on the shard that owns it.
 
-use super::admission::Permit;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::event::{DialectIndex, Event, Member};
+use super::admission::{Permit, allocated};
+use super::audience;
+use super::event::{Event, Form, Member};
 use super::grant::Permissions;
 use super::id::{ChannelName, ConnectionId, UserId};
 use super::message::Subscriber;
@@ -134,7 +136,7 @@ pub struct Connection {
     pub(super) id: ConnectionId,
     pub(super) permit: Permit,
     pub(super) user: UserId,
-    pub(super) dialect: DialectIndex,
+    pub(super) form: Form,
     pub(super) permissions: Permissions,
     /// What the client calls its session, where a protocol has that.
     pub(super) session: Option<Arc<str>>,
@@ -142,7 +144,8 @@ pub struct Connection {
     pub(super) signed_in: Option<Box<SignedIn>>,
     /// It has yet to show who it is, and is closed if it does not in time.
     pub(super) must_authorize: bool,
-    pub(super) subscriptions: Vec<Subscription>,
+    /// Two are held inline: most connections have few.
+    pub(super) subscriptions: SmallVec<[Subscription; 2]>,
     /// The command in flight, if any; the next one waits for it.
     pub(super) pending: Option<Box<Pending>>,
     /// Number of the last command: an answer to an older one is stale.
@@ -167,6 +170,11 @@ pub(super) struct Subscription {
     pub(super) position: u32,
 }
 
+impl Subscription {
+    /// What a subscription takes here and among the channel's subscribers on this shard.
+    pub(super) const BYTES: usize = (size_of::<Subscription>() + size_of::<audience::Subscriber>()) * 3 / 2;
+}
+
 /// A user by sign-in.
 #[derive(Debug)]
 pub(super) struct SignedIn {
@@ -174,6 +182,14 @@ pub(super) struct SignedIn {
     /// `user_info`, one JSON value; empty if there is none.
     pub(super) info: Bytes,
     pub(super) watched: Vec<UserId>,
+}
+
+impl SignedIn {
+    pub(super) fn held_bytes(&self) -> usize {
+        let of_name = |user: &UserId| allocated(2 * size_of::<usize>() + user.as_str().len());
+        let watched = self.watched.iter().map(|user| size_of::<UserId>() + of_name(user));
+        allocated(size_of::<SignedIn>()) + of_name(&self.user) + allocated(self.info.len()) + watched.sum::<usize>()
+    }
 }
 
 #[derive(Debug)]
@@ -238,7 +254,7 @@ impl Connection {
     }
 
     pub(super) fn subscriber(&self) -> Subscriber {
-        Subscriber { session: self.session_name(), dialect: self.dialect, user: self.user.clone() }
+        Subscriber { session: self.session_name(), form: self.form, user: self.user.clone() }
     }
 
     /// When it was opened, in milliseconds of the shard's clock.

@@ -7,9 +7,34 @@ use bytes::Bytes;
 
 use super::id::{ChannelName, UserId};
 use super::observation::SessionName;
+use crate::limits::Limits;
 
 /// Which protocol's words a connection reads: its place in the node's list of dialects.
 pub type DialectIndex = u8;
+
+/// In what form a connection is sent events: in whose words, and whether deflated where that is worth it.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Form(u8);
+
+impl Form {
+    /// The dialect's words, `deflated` or plain.
+    pub const fn new(dialect: DialectIndex, deflated: bool) -> Self {
+        Self(dialect << 1 | deflated as u8)
+    }
+
+    /// Whose words.
+    pub const fn dialect(self) -> DialectIndex {
+        self.0 >> 1
+    }
+
+    /// Place in [`Frames`].
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// Deflates a finished frame; `None` if that is not worth it, by the limits or because it becomes no smaller.
+pub type Deflate = fn(&[u8], &Limits) -> Option<Vec<u8>>;
 
 /// An event travelling to a channel.
 #[derive(Clone, Debug)]
@@ -156,7 +181,8 @@ impl Drop for Entry {
     }
 }
 
-/// One event in every dialect that has a subscriber, by [`DialectIndex`].
+/// One event in every form that has a subscriber, by [`Form::index`]. Where deflating is not worth it, both forms of a
+/// dialect are the same bytes.
 pub type Frames = Arc<[Bytes]>;
 
 #[cfg(test)]

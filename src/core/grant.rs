@@ -2,6 +2,7 @@
 
 use crate::credential::Verified;
 
+use super::admission::allocated;
 use super::channel::{Access, ChannelKind, owner_of};
 use super::connection::Connection;
 use super::event::Member;
@@ -103,6 +104,11 @@ impl Permissions {
             return Err(Rejection::NotPermitted);
         }
         Ok(Grant { channel: channel.into(), member: None })
+    }
+
+    /// Bytes that the patterns take.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.patterns.iter().map(|pattern| allocated(pattern.len()) + size_of::<Box<str>>()).sum()
     }
 
     pub(super) fn replace(&mut self, patterns: &[Box<str>]) {

@@ -1,11 +1,16 @@
 //! What a shard keeps for the channels and users whose home it is, wherever their connections live.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use foldhash::fast::RandomState;
+use smallvec::SmallVec;
 
-use super::event::{DialectIndex, Event, Member};
+use super::KEPT_PLACES;
+use super::admission::{Admission, Book, Weight, allocated, tabled};
+use super::audience::Audience;
+use super::event::{Event, Form, Member};
 use super::id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
 use super::message::Subscriber;
 
@@ -14,47 +19,97 @@ type Map<K, V> = HashMap<K, V, RandomState>;
 /// What it costs to keep an event beside what it says: about what a channel takes that is there for its cache alone.
 pub(super) const CACHED_OVERHEAD_BYTES: usize = 512;
 
-/// Names inside apps: an app is looked up first, so that nothing can reach into another.
-#[derive(Debug)]
-struct PerApp<K, V> {
-    apps: Map<AppKey, Map<K, V>>,
-    len: usize,
+/// What a shard keeps under a name of an app, and what memory that takes.
+trait Kept: Default {
+    /// Without its name, and its place beside it. Nothing, as long as it is the default.
+    fn weight(&self) -> Weight;
 }
 
-impl<K: Eq + std::hash::Hash, V: Default> PerApp<K, V> {
-    fn new() -> Self {
-        Self { apps: Map::default(), len: 0 }
+/// Names inside apps: an app is looked up first, so that nothing can reach into another. Whatever a change does to the
+/// weight of a value is charged to the app.
+#[derive(Debug)]
+struct PerApp<K, V> {
+    apps: Map<AppKey, OfApp<K, V>>,
+    len: usize,
+    admission: Admission,
+}
+
+#[derive(Debug)]
+struct OfApp<K, V> {
+    values: Map<K, V>,
+    book: Book,
+}
+
+impl<K: Eq + std::hash::Hash + Borrow<str>, V: Kept> PerApp<K, V> {
+    fn new(admission: Admission) -> Self {
+        Self { apps: Map::default(), len: 0, admission }
     }
 
     fn app(&self, app: &AppKey) -> impl Iterator<Item = (&K, &V)> {
-        self.apps.get(app).into_iter().flatten()
+        self.apps.get(app).into_iter().flat_map(|of_app| &of_app.values)
     }
 
     fn get(&self, app: &AppKey, key: &K) -> Option<&V> {
-        self.apps.get(app)?.get(key)
+        self.apps.get(app)?.values.get(key.borrow())
     }
 
-    fn entry(&mut self, app: &AppKey, key: K) -> &mut V {
-        match self.apps.entry(app.clone()).or_default().entry(key) {
+    /// Changes a value, which is there from then on.
+    fn enter<T>(&mut self, app: &AppKey, key: K, change: impl FnOnce(&mut V) -> T) -> T {
+        let admission = &self.admission;
+        let of_app = self.apps.entry(app.clone());
+        let OfApp { values, book } =
+            of_app.or_insert_with(|| OfApp { values: Map::default(), book: admission.book(app) });
+        let value = match values.entry(key) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 self.len += 1;
+                book.change(Weight::default(), Self::name_weight(entry.key()));
                 entry.insert(V::default())
             }
-        }
+        };
+        let before = value.weight();
+        let result = change(value);
+        book.change(before, value.weight());
+        result
+    }
+
+    /// Changes a value, if it is there.
+    fn change<T>(&mut self, app: &AppKey, key: &K, change: impl FnOnce(&mut V) -> T) -> Option<T> {
+        let OfApp { values, book } = self.apps.get_mut(app)?;
+        let value = values.get_mut(key.borrow())?;
+        let before = value.weight();
+        let result = change(value);
+        book.change(before, value.weight());
+        Some(result)
     }
 
     /// Changes a value, and removes it when `change` says that it is spent.
-    fn change(&mut self, app: &AppKey, key: &K, change: impl FnOnce(&mut V) -> bool) {
-        let Some(values) = self.apps.get_mut(app) else { return };
-        let Some(value) = values.get_mut(key) else { return };
-        if change(value) {
-            values.remove(key);
-            self.len -= 1;
-            if values.is_empty() {
-                self.apps.remove(app);
-            }
+    fn leave(&mut self, app: &AppKey, key: &K, change: impl FnOnce(&mut V) -> bool) {
+        if self.change(app, key, change) != Some(true) {
+            return;
         }
+        let Some(OfApp { values, book }) = self.apps.get_mut(app) else { return };
+        if let Some(spent) = values.remove(key.borrow()) {
+            book.change(spent.weight(), Weight::default());
+            book.change(Self::name_weight(key), Weight::default());
+            self.len -= 1;
+        }
+        if values.is_empty() {
+            self.apps.remove(app);
+        } else {
+            give_back(values);
+        }
+    }
+
+    fn name_weight(key: &K) -> Weight {
+        Weight { rosters: tabled::<(K, V)>() + allocated(2 * size_of::<usize>() + key.borrow().len()), caches: 0 }
+    }
+}
+
+/// Lets a table that was much larger once give memory back; seldom, so that it costs nothing on average.
+fn give_back<K: Eq + std::hash::Hash, V>(table: &mut Map<K, V>) {
+    if table.capacity() > KEPT_PLACES && table.len() < table.capacity() / 8 {
+        table.shrink_to(2 * table.len());
     }
 }
 
@@ -70,12 +125,85 @@ pub(super) struct ChannelHomes {
 
 #[derive(Default, Debug)]
 pub(super) struct ChannelHome {
-    /// Subscriptions per shard and dialect; short, for most shards × dialects have none.
-    audience: Vec<(ShardIndex, DialectIndex, u32)>,
-    /// Connections per distinct user that has said who it is.
-    users: Map<UserId, u32>,
+    /// Subscriptions per shard and form; short, for most shards × forms have none.
+    audience: SmallVec<[(ShardIndex, Form, u32); 2]>,
+    users: Users,
     /// What most channels do not have.
     rare: Option<Box<Rare>>,
+}
+
+/// Connections per distinct user that has said who it is. A channel of one's own is common.
+#[derive(Default, Debug)]
+enum Users {
+    #[default]
+    None,
+    One(UserId, u32),
+    Many(Box<Map<UserId, u32>>),
+}
+
+impl Users {
+    fn len(&self) -> usize {
+        match self {
+            Users::None => 0,
+            Users::One(..) => 1,
+            Users::Many(users) => users.len(),
+        }
+    }
+
+    /// What it takes beside its own place.
+    fn bytes(&self) -> usize {
+        match self {
+            Users::None | Users::One(..) => 0,
+            Users::Many(users) => allocated(size_of_val(&**users)) + users.len() * tabled::<(UserId, u32)>(),
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &UserId> {
+        let (one, many) = match self {
+            Users::None => (None, None),
+            Users::One(user, _) => (Some(user), None),
+            Users::Many(users) => (None, Some(users.keys())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn add(&mut self, user: &UserId) {
+        match self {
+            Users::None => *self = Users::One(user.clone(), 1),
+            Users::One(only, count) if only == user => *count += 1,
+            Users::One(only, count) => {
+                *self = Users::Many(Box::new([(only.clone(), *count), (user.clone(), 1)].into_iter().collect()));
+            }
+            Users::Many(users) => *users.entry(user.clone()).or_default() += 1,
+        }
+    }
+
+    fn remove(&mut self, user: &UserId) {
+        match self {
+            Users::None => {}
+            Users::One(only, count) => {
+                if only == user {
+                    *count -= 1;
+                    if *count == 0 {
+                        *self = Users::None;
+                    }
+                }
+            }
+            Users::Many(users) => {
+                if let Some(count) = users.get_mut(user) {
+                    *count -= 1;
+                    if *count == 0 {
+                        users.remove(user);
+                    }
+                }
+                if users.is_empty() {
+                    *self = Users::None;
+                } else {
+                    give_back(users);
+                }
+            }
+        }
+    }
 }
 
 /// What presence channels, cache channels and those with counted subscribers have.
@@ -83,6 +211,8 @@ pub(super) struct ChannelHome {
 struct Rare {
     members: Map<UserId, Present>,
     member_of: Map<ConnectionId, UserId>,
+    /// Bytes of the names and data of all members.
+    texts_bytes: usize,
     cached: Option<CachedEvent>,
     /// A look at when the cached event ends is due.
     cache_due: bool,
@@ -100,6 +230,12 @@ struct Present {
     connections: u32,
     /// When it leaves, if no connection of it comes back before.
     leaves_ms: Option<u64>,
+}
+
+impl Present {
+    fn texts_bytes(&self) -> usize {
+        allocated(2 * size_of::<usize>() + self.member.user.as_str().len()) + allocated(self.member.info.len())
+    }
 }
 
 #[derive(Debug)]
@@ -122,9 +258,9 @@ pub(super) struct Left {
 }
 
 impl ChannelHome {
-    /// Whether some subscriber reads this dialect.
-    pub(super) fn reads(&self, dialect: DialectIndex) -> bool {
-        self.audience.iter().any(|(_, reads, _)| *reads == dialect)
+    /// Whether some subscriber reads this form.
+    pub(super) fn reads(&self, form: Form) -> bool {
+        self.audience.iter().any(|(_, reads, _)| *reads == form)
     }
 
     /// Shards that have a subscriber.
@@ -133,8 +269,12 @@ impl ChannelHome {
     }
 
     /// Distinct users that said who they are when they connected.
-    pub(super) fn users(&self) -> impl ExactSizeIterator<Item = &UserId> {
-        self.users.keys()
+    pub(super) fn users(&self) -> impl Iterator<Item = &UserId> {
+        self.users.iter()
+    }
+
+    pub(super) fn user_count(&self) -> usize {
+        self.users.len()
     }
 
     /// Subscriptions on all shards.
@@ -216,8 +356,11 @@ impl ChannelHome {
     fn add_member(&mut self, connection: ConnectionId, member: Member) {
         let rare = self.rare();
         rare.member_of.insert(connection, member.user.clone());
-        let present = rare.members.entry(member.user.clone());
-        let present = present.or_insert(Present { member, connections: 0, leaves_ms: None });
+        let present = rare.members.entry(member.user.clone()).or_insert_with(|| {
+            let present = Present { member, connections: 0, leaves_ms: None };
+            rare.texts_bytes += present.texts_bytes();
+            present
+        });
         present.connections += 1;
         present.leaves_ms = None;
     }
@@ -234,15 +377,42 @@ impl ChannelHome {
         if leaves_ms.is_some() {
             left.missing = Some(user);
         } else {
-            rare.members.remove(&user);
+            rare.remove(&user);
             left.removed = Some(user);
         }
     }
 }
 
+impl Rare {
+    fn remove(&mut self, user: &UserId) {
+        if let Some(present) = self.members.remove(user) {
+            self.texts_bytes -= present.texts_bytes();
+        }
+        give_back(&mut self.members);
+        give_back(&mut self.member_of);
+    }
+}
+
+impl Kept for ChannelHome {
+    fn weight(&self) -> Weight {
+        let elsewhere = if self.audience.spilled() { allocated(size_of_val(&*self.audience)) } else { 0 };
+        // of each shard that has subscribers: what it keeps of the channel itself
+        let of_shards = self.audience.len() * Audience::BYTES;
+        let mut weight = Weight { rosters: elsewhere + of_shards + self.users.bytes(), caches: 0 };
+        if let Some(rare) = &self.rare {
+            weight.rosters += allocated(size_of::<Rare>())
+                + rare.members.len() * tabled::<(UserId, Present)>()
+                + rare.member_of.len() * tabled::<(ConnectionId, UserId)>()
+                + rare.texts_bytes;
+            weight.caches = rare.cached.as_ref().map_or(0, |cached| cached.weight);
+        }
+        weight
+    }
+}
+
 impl ChannelHomes {
-    pub(super) fn new() -> Self {
-        Self { channels: PerApp::new(), occupied: 0, cached_bytes: 0 }
+    pub(super) fn new(admission: Admission) -> Self {
+        Self { channels: PerApp::new(admission), occupied: 0, cached_bytes: 0 }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -253,8 +423,14 @@ impl ChannelHomes {
         self.channels.get(app, channel)
     }
 
-    pub(super) fn get_mut(&mut self, app: &AppKey, channel: &ChannelName) -> Option<&mut ChannelHome> {
-        self.channels.apps.get_mut(app)?.get_mut(channel)
+    /// Changes what is kept of a channel, if something is.
+    pub(super) fn change<T>(
+        &mut self,
+        app: &AppKey,
+        channel: &ChannelName,
+        change: impl FnOnce(&mut ChannelHome) -> T,
+    ) -> Option<T> {
+        self.channels.change(app, channel, change)
     }
 
     /// Channels of an app that have a subscriber, but for those of the server.
@@ -271,22 +447,21 @@ impl ChannelHomes {
         who: &Subscriber,
         member: Option<Member>,
     ) -> bool {
-        let home = self.channels.entry(app, channel);
-        let is_first = !home.is_occupied();
-        let at = (who.session.id.shard, who.dialect);
-        match home.audience.iter_mut().find(|(on, reads, _)| (*on, *reads) == at) {
-            Some((_, _, count)) => *count += 1,
-            None => {
-                home.audience.reserve_exact(1); // a channel of one's own is common
-                home.audience.push((at.0, at.1, 1));
+        let is_first = self.channels.enter(app, channel, |home| {
+            let is_first = !home.is_occupied();
+            let at = (who.session.id.shard, who.form);
+            match home.audience.iter_mut().find(|(on, reads, _)| (*on, *reads) == at) {
+                Some((_, _, count)) => *count += 1,
+                None => home.audience.push((at.0, at.1, 1)),
             }
-        }
-        if !who.user.as_str().is_empty() {
-            *home.users.entry(who.user.clone()).or_default() += 1;
-        }
-        if let Some(member) = member {
-            home.add_member(who.session.id, member);
-        }
+            if !who.user.as_str().is_empty() {
+                home.users.add(&who.user);
+            }
+            if let Some(member) = member {
+                home.add_member(who.session.id, member);
+            }
+            is_first
+        });
         self.occupied += usize::from(is_first);
         is_first
     }
@@ -300,8 +475,8 @@ impl ChannelHomes {
         leaves_ms: Option<u64>,
     ) -> Left {
         let mut left = Left::default();
-        self.channels.change(app, channel, |home| {
-            let at = (who.session.id.shard, who.dialect);
+        self.channels.leave(app, channel, |home| {
+            let at = (who.session.id.shard, who.form);
             if let Some(at) = home.audience.iter().position(|(on, reads, _)| (*on, *reads) == at) {
                 home.audience[at].2 -= 1;
                 if home.audience[at].2 == 0 {
@@ -309,12 +484,7 @@ impl ChannelHomes {
                 }
                 left.vacated = home.audience.is_empty();
             }
-            if let Some(count) = home.users.get_mut(&who.user) {
-                *count -= 1;
-                if *count == 0 {
-                    home.users.remove(&who.user);
-                }
-            }
+            home.users.remove(&who.user);
             home.remove_member(who.session.id, leaves_ms, &mut left);
             if left.vacated
                 && let Some(rare) = &mut home.rare
@@ -330,12 +500,11 @@ impl ChannelHomes {
     /// Removes a member if its time to come back is over at that time. Returns whether it is.
     pub(super) fn remove_missing(&mut self, app: &AppKey, channel: &ChannelName, user: &UserId, due_ms: u64) -> bool {
         let mut is_over = false;
-        self.channels.change(app, channel, |home| {
-            let members = home.rare.as_mut().map(|rare| &mut rare.members);
-            if let Some(members) = members
-                && members.get(user).is_some_and(|present| present.leaves_ms == Some(due_ms))
+        self.channels.leave(app, channel, |home| {
+            if let Some(rare) = home.rare.as_deref_mut()
+                && rare.members.get(user).is_some_and(|present| present.leaves_ms == Some(due_ms))
             {
-                members.remove(user);
+                rare.remove(user);
                 is_over = true;
             }
             home.is_spent()
@@ -358,23 +527,25 @@ impl ChannelHomes {
         let freed = held.map_or(0, |cached| cached.weight);
         self.cached_bytes -= freed;
         if self.cached_bytes + weight > bytes_max {
-            self.channels.change(app, channel, |home| {
+            self.channels.leave(app, channel, |home| {
                 home.rare().cached = None;
                 home.is_spent()
             });
             return false;
         }
         self.cached_bytes += weight;
-        let rare = self.channels.entry(app, channel.clone()).rare();
-        rare.cached = Some(CachedEvent { event: event.detached(), until_ms, weight });
-        rare.miss_told = false;
-        !std::mem::replace(&mut rare.cache_due, true)
+        self.channels.enter(app, channel.clone(), |home| {
+            let rare = home.rare();
+            rare.cached = Some(CachedEvent { event: event.detached(), until_ms, weight });
+            rare.miss_told = false;
+            !std::mem::replace(&mut rare.cache_due, true)
+        })
     }
 
     /// Forgets a cached event whose time is over. Returns when it will be over, if it is not.
     pub(super) fn end_cache(&mut self, app: &AppKey, channel: &ChannelName, now_ms: u64) -> Option<u64> {
         let (mut later, mut freed) = (None, 0);
-        self.channels.change(app, channel, |home| {
+        self.channels.leave(app, channel, |home| {
             let rare = home.rare();
             match &rare.cached {
                 Some(cached) if cached.until_ms > now_ms => later = Some(cached.until_ms),
@@ -396,9 +567,15 @@ impl ChannelHomes {
 #[derive(Debug)]
 pub(super) struct UserHomes(PerApp<UserId, Vec<ConnectionId>>);
 
+impl Kept for Vec<ConnectionId> {
+    fn weight(&self) -> Weight {
+        Weight { rosters: allocated(size_of_val(&**self)), caches: 0 }
+    }
+}
+
 impl UserHomes {
-    pub(super) fn new() -> Self {
-        Self(PerApp::new())
+    pub(super) fn new(admission: Admission) -> Self {
+        Self(PerApp::new(admission))
     }
 
     pub(super) fn len(&self) -> usize {
@@ -415,15 +592,15 @@ impl UserHomes {
 
     /// Distinct users of each app that has one.
     pub(super) fn per_app(&self) -> impl Iterator<Item = (&AppKey, usize)> {
-        self.0.apps.iter().map(|(app, users)| (app, users.len()))
+        self.0.apps.iter().map(|(app, of_app)| (app, of_app.values.len()))
     }
 
     pub(super) fn register(&mut self, app: &AppKey, user: UserId, connection: ConnectionId) {
-        self.0.entry(app, user).push(connection);
+        self.0.enter(app, user, |connections| add(connections, connection));
     }
 
     pub(super) fn unregister(&mut self, app: &AppKey, user: &UserId, connection: ConnectionId) {
-        self.0.change(app, user, |connections| {
+        self.0.leave(app, user, |connections| {
             remove(connections, connection);
             connections.is_empty()
         });
@@ -440,9 +617,15 @@ struct SignedInHome {
     watchers: Vec<ConnectionId>,
 }
 
+impl Kept for SignedInHome {
+    fn weight(&self) -> Weight {
+        Weight { rosters: self.connections.weight().rosters + self.watchers.weight().rosters, caches: 0 }
+    }
+}
+
 impl SignedInHomes {
-    pub(super) fn new() -> Self {
-        Self(PerApp::new())
+    pub(super) fn new(admission: Admission) -> Self {
+        Self(PerApp::new(admission))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -461,15 +644,16 @@ impl SignedInHomes {
 
     /// One connection more. Returns whether it is the first.
     pub(super) fn sign_in(&mut self, app: &AppKey, user: UserId, connection: ConnectionId) -> bool {
-        let home = self.0.entry(app, user);
-        home.connections.push(connection);
-        home.connections.len() == 1
+        self.0.enter(app, user, |home| {
+            add(&mut home.connections, connection);
+            home.connections.len() == 1
+        })
     }
 
     /// One connection less. Returns whether it was the last.
     pub(super) fn sign_out(&mut self, app: &AppKey, user: &UserId, connection: ConnectionId) -> bool {
         let mut was_last = false;
-        self.0.change(app, user, |home| {
+        self.0.leave(app, user, |home| {
             let before = home.connections.len();
             remove(&mut home.connections, connection);
             was_last = before == 1 && home.connections.is_empty();
@@ -480,22 +664,33 @@ impl SignedInHomes {
 
     /// Somebody wants to know of the user. Returns whether the user is signed in.
     pub(super) fn watch(&mut self, app: &AppKey, user: UserId, watcher: ConnectionId) -> bool {
-        let home = self.0.entry(app, user);
-        home.watchers.push(watcher);
-        !home.connections.is_empty()
+        self.0.enter(app, user, |home| {
+            add(&mut home.watchers, watcher);
+            !home.connections.is_empty()
+        })
     }
 
     pub(super) fn unwatch(&mut self, app: &AppKey, user: &UserId, watcher: ConnectionId) {
-        self.0.change(app, user, |home| {
+        self.0.leave(app, user, |home| {
             remove(&mut home.watchers, watcher);
             home.connections.is_empty() && home.watchers.is_empty()
         });
     }
 }
 
+fn add(connections: &mut Vec<ConnectionId>, connection: ConnectionId) {
+    if connections.is_empty() {
+        connections.reserve_exact(1); // most users have one
+    }
+    connections.push(connection);
+}
+
 fn remove(connections: &mut Vec<ConnectionId>, connection: ConnectionId) {
     if let Some(at) = connections.iter().position(|held| *held == connection) {
         connections.swap_remove(at);
+        if connections.len() < connections.capacity() / 4 {
+            connections.shrink_to(2 * connections.len());
+        }
     }
 }
 
@@ -506,7 +701,8 @@ mod tests {
 
     #[test]
     fn a_cache_that_is_full_costs_no_second_look() {
-        let mut homes = ChannelHomes::new();
+        let admission = Admission::default();
+        let mut homes = ChannelHomes::new(admission.clone());
         let (app, channel) = (AppKey::from("a"), ChannelName::from("cache-c"));
         let bytes_max = CACHED_OVERHEAD_BYTES + 20;
         let cache = |homes: &mut ChannelHomes, data: &'static str, until_ms| {
@@ -514,13 +710,15 @@ mod tests {
         };
         assert!(cache(&mut homes, "\"1\"", 100));
         assert_eq!(homes.cached_bytes, CACHED_OVERHEAD_BYTES + 11);
+        assert_eq!(admission.memory().caches, homes.cached_bytes);
         for at_ms in 0..10 {
             assert!(!cache(&mut homes, "\"too much for it\"", 100 + at_ms));
-            assert_eq!(homes.cached_bytes, 0);
+            assert_eq!((homes.cached_bytes, admission.memory().caches), (0, 0));
             assert!(!cache(&mut homes, "\"1\"", 100 + at_ms), "a look is due already");
         }
         assert!(!cache(&mut homes, "\"too much for it\"", 120));
         assert_eq!(homes.end_cache(&app, &channel, 100), None);
         assert!(homes.is_empty() && homes.cached_bytes == 0);
+        assert_eq!(admission.memory().total(), 0);
     }
 }

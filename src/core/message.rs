@@ -7,7 +7,7 @@ use regex::Regex;
 
 use super::Assignment;
 use super::connection::{CloseReason, Connection, Joined};
-use super::event::{DialectIndex, Event, Frames, Member};
+use super::event::{DialectIndex, Event, Form, Frames, Member};
 use super::id::{AppKey, ChannelName, ConnectionId, UserId};
 use super::observation::SessionName;
 use super::rejection::Rejection;
@@ -22,7 +22,7 @@ pub struct Message(pub(super) Letter);
 #[derive(Clone, Debug)]
 pub(super) struct Subscriber {
     pub(super) session: SessionName,
-    pub(super) dialect: DialectIndex,
+    pub(super) form: Form,
     /// Who it said it is when it connected; empty if it did not.
     pub(super) user: UserId,
 }

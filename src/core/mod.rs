@@ -26,6 +26,7 @@ mod outbox;
 mod rejection;
 mod request;
 mod roster;
+mod schedule;
 mod settings;
 mod sign_in;
 mod stats;
@@ -35,32 +36,34 @@ mod timers;
 mod model_tests;
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap, VecDeque};
+use std::collections::{BinaryHeap, VecDeque};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use foldhash::fast::{FixedState, RandomState};
+use foldhash::fast::FixedState;
 use regex::Regex;
 use slab::Slab;
+use smallvec::SmallVec;
 
 use crate::limits::Limits;
 
-use audience::{Audience, Delivery};
+use audience::{Audiences, Delivery};
 use channel::own_channel;
 use connection::{Pending, Subscription};
 use home::{ChannelHome, ChannelHomes, SignedInHomes, UserHomes};
 use message::{Leaving, Letter, Subscriber};
 use request::{Part, Requests};
 use roster::Due;
+use schedule::Schedule;
 use timers::Wheel;
 
-pub use admission::{Admission, Permit};
+pub use admission::{Admission, Memory, Permit};
 pub use channel::{Access, ChannelKind, owner_of};
 pub use connection::{Cached, CloseReason, Connection, Joined, Outcome};
-pub use event::{About, Data, Dialect, DialectIndex, Event, Frames, Ledger, Member, Notice};
+pub use event::{About, Data, Deflate, Dialect, DialectIndex, Event, Form, Frames, Ledger, Member, Notice};
 pub(crate) use grant::matches_pattern;
 pub use grant::{Grant, Permissions, check_channel_name};
 pub use id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
@@ -74,6 +77,12 @@ pub use stats::{Stats, TURN_BUCKETS_US, TlsFailure};
 
 /// Subscribers served between two looks at anything else; few under test, so that a handful makes several slices.
 const SLICE_SUBSCRIBERS: usize = if cfg!(test) { 2 } else { 256 };
+/// A reply up to this many bytes, to a client that keeps up, is not counted among events: it is gone at once, or is all
+/// that its outbox holds.
+const REPLY_BYTES: usize = 512;
+
+/// Places of a table that are worth no shrinking.
+pub(crate) const KEPT_PLACES: usize = 256;
 
 /// What all shards of a node have in common.
 #[derive(Clone)]
@@ -86,7 +95,9 @@ pub struct Node {
     pub hash_seed: u64,
     /// How protocols write events, by [`DialectIndex`].
     pub dialects: Arc<[Arc<dyn Dialect>]>,
-    /// Live connections, for the limits on them.
+    /// How a finished frame is deflated.
+    pub deflate: Deflate,
+    /// Live connections and what memory goes for, for the limits on them. Made with the ledger.
     pub admission: Admission,
     /// Bytes of encoded events alive.
     pub ledger: Ledger,
@@ -141,11 +152,9 @@ pub struct Core {
     settings: Arc<Settings>,
     hash: FixedState,
     connections: Slab<Connection>,
-    audiences: Slab<Audience>,
-    audience_of: HashMap<(AppKey, ChannelName), u32, RandomState>,
-    /// Audiences with events on their way that take turns in this pass, and those that wait for the next.
-    serving: VecDeque<u32>,
-    waiting: VecDeque<u32>,
+    audiences: Audiences,
+    /// Audiences with events on their way.
+    schedule: Schedule,
     channels: ChannelHomes,
     users: UserHomes,
     signed_in: SignedInHomes,
@@ -171,7 +180,7 @@ pub struct Hello {
     /// What it may use.
     pub permissions: Permissions,
     /// What it reads.
-    pub dialect: DialectIndex,
+    pub form: Form,
     /// What it calls its session, where its protocol has that.
     pub session: Option<Arc<str>>,
     /// Whether it is closed when it does not show who it is within the app's `authorize_within`, if the app has one.
@@ -222,13 +231,11 @@ impl Core {
             shard,
             hash: FixedState::with_seed(node.hash_seed),
             connections: Slab::new(),
-            audiences: Slab::new(),
-            audience_of: HashMap::default(),
-            serving: VecDeque::new(),
-            waiting: VecDeque::new(),
-            channels: ChannelHomes::new(),
-            users: UserHomes::new(),
-            signed_in: SignedInHomes::new(),
+            audiences: Audiences::default(),
+            schedule: Schedule::default(),
+            channels: ChannelHomes::new(node.admission.clone()),
+            users: UserHomes::new(node.admission.clone()),
+            signed_in: SignedInHomes::new(node.admission.clone()),
             due: BinaryHeap::new(),
             requests: Requests::default(),
             wheel: Wheel::new(resolution_ms),
@@ -281,7 +288,7 @@ impl Core {
     ///
     /// # Errors
     /// The user id is too long, or the credential names too many channels.
-    pub fn connect(&mut self, hello: Hello) -> Result<ConnectionId, Rejection> {
+    pub fn connect(&mut self, mut hello: Hello) -> Result<ConnectionId, Rejection> {
         let limits = &self.settings.limits;
         if hello.user.as_str().len() > limits.user_id_bytes_max {
             return Err(self.rejected(Rejection::UserIdTooLong));
@@ -289,6 +296,8 @@ impl Core {
         if hello.permissions.patterns().len() > limits.permissions_per_connection_max {
             return Err(self.rejected(Rejection::TooManyPermissions));
         }
+        let texts = hello.user.as_str().len() + hello.session.as_deref().map_or(0, str::len);
+        hello.permit.charge(texts + hello.permissions.held_bytes());
         let (app, user) = (hello.permit.app().clone(), hello.user.clone());
         let entry = self.connections.vacant_entry();
         let slot = entry.key() as u32;
@@ -304,12 +313,12 @@ impl Core {
             id,
             permit: hello.permit,
             user: hello.user,
-            dialect: hello.dialect,
+            form: hello.form,
             permissions: hello.permissions,
             session: hello.session,
             signed_in: None,
             must_authorize: hello.must_authorize,
-            subscriptions: Vec::new(),
+            subscriptions: SmallVec::new(),
             pending: Some(Box::new(Pending::Register)),
             command: 0,
             outbox: Outbox::default(),
@@ -387,9 +396,9 @@ impl Core {
 
     /// Puts a reply, or any frame for this connection alone, behind everything else that it has yet to be sent.
     pub fn reply(&mut self, slot: u32, frame: Vec<u8>) {
-        // a reply to a client that keeps up is gone at once; those that pile up count like events
         let keeps_up = self.connections.get(slot as usize).is_some_and(|held| held.outbox.is_empty());
-        let frame = if keeps_up { frame.into() } else { self.node.ledger.enter(frame) };
+        // those that are large or pile up count like events
+        let frame = if keeps_up && frame.len() <= REPLY_BYTES { frame.into() } else { self.node.ledger.enter(frame) };
         self.push(slot, frame);
     }
 
@@ -480,8 +489,7 @@ impl Core {
     /// everybody over and over.
     pub fn unsubscribe(&mut self, slot: u32, channel: &ChannelName, flaps: bool) -> bool {
         let Some(connection) = self.connections.get(slot as usize) else { return false };
-        let key = (connection.permit.app().clone(), channel.clone());
-        let Some(audience) = self.audience_of.get(&key).copied() else { return false };
+        let Some(audience) = self.audiences.find(connection.permit.app(), channel) else { return false };
         let Some(at) = connection.subscriptions.iter().position(|held| held.audience == audience) else {
             return false;
         };
@@ -692,6 +700,22 @@ impl Core {
             self.look_at(slot);
         }
         self.do_what_is_due();
+        self.give_back();
+    }
+
+    /// Gives memory back that a crowd took which has gone. The tables of connections and audiences, whose places are
+    /// names, shrink only from their end.
+    fn give_back(&mut self) {
+        macro_rules! shrink {
+            ($($table:ident)*) => {
+                $(if self.$table.capacity() > KEPT_PLACES && self.$table.len() < self.$table.capacity() / 8 {
+                    self.$table.shrink_to_fit();
+                })*
+            };
+        }
+        shrink!(connections due inbox effects dirty);
+        self.audiences.give_back();
+        self.wheel.give_back(self.connections.capacity());
     }
 
     /// Moves time on for what is stamped from now on, without looking at deadlines.
@@ -699,51 +723,70 @@ impl Core {
         self.now_ms = self.now_ms.max(now_ms);
     }
 
-    /// Whether a pass over channels with events on their way is under way: [`Core::fan_out`] goes on with it.
+    /// A turn begins: channels that have rested until then are served. Fan-out's clock counts microseconds.
+    pub fn begin_turn(&mut self, now_us: u64) {
+        self.schedule.begin_turn(now_us);
+    }
+
+    /// Whether there is something to [fan out](Core::fan_out) in this turn.
     pub fn has_fan_out(&self) -> bool {
-        !self.serving.is_empty()
+        self.schedule.is_serving()
     }
 
-    /// Whether events wait for the next pass, so that more of them can share a write.
-    pub fn has_waiting(&self) -> bool {
-        !self.waiting.is_empty()
+    /// When there is something to fan out next, for a turn to begin then.
+    pub fn next_fan_out_us(&self) -> Option<u64> {
+        self.schedule.next_us()
     }
 
-    /// Begins a pass over every channel that has events waiting.
-    pub fn begin_pass(&mut self) {
-        self.serving.append(&mut self.waiting);
+    /// Whether [`Core::next_fan_out_us`] may have come nearer since a turn began, or this was last asked.
+    pub fn has_new_fan_out(&mut self) -> bool {
+        self.schedule.take_news()
     }
 
-    /// Hands events to the next slice of subscribers; channels take turns. Returns how many subscribers were looked at.
-    pub fn fan_out(&mut self) -> usize {
+    /// Hands events to the next slice of subscribers; channels take turns, and small ones share a slice.
+    pub fn fan_out(&mut self) {
         debug_assert!(
             !self.effects.iter().any(|effect| matches!(effect, Effect::Outcome(..))),
             "take_effects comes first"
         );
-        let Some(index) = self.serving.pop_front() else { return 0 };
-        let audience = &mut self.audiences[index as usize];
-        let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
-        let ledger = &self.node.ledger;
-        let (looked_at, weight) =
-            audience.serve(SLICE_SUBSCRIBERS, ledger, connections, |connection, frame, events| {
+        let mut left = SLICE_SUBSCRIBERS;
+        while left > 0
+            && let Some((index, now_us)) = self.schedule.next()
+        {
+            let audience = &mut self.audiences[index];
+            let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
+            let push = |connection: &mut Connection, frame: Bytes, events: usize| {
                 if !connection.closing && !frame.is_empty() {
                     stats.events_out += events as u64;
                     connection.outbox.push(frame);
                     mark_dirty(connection, dirty);
                 }
-            });
-        self.repay(weight);
-        self.tidy(index);
-        let audience = &mut self.audiences[index as usize];
-        if audience.has_batch() {
-            self.serving.push_back(index);
-        } else if audience.has_work() {
-            self.waiting.push_back(index);
-        } else {
-            audience.listed = false;
-            self.remove_if_unused(index);
+            };
+            let served = audience.serve(left, now_us, &self.node.ledger, connections, push);
+            // one that nobody is left of is no way to go on for ever
+            left = left.saturating_sub(served.looked_at.max(1));
+            self.repay(served.weight);
+            self.tidy(index);
+            if self.audiences[index].is_under_way() {
+                self.schedule.goes_on(index);
+            } else {
+                self.schedule.served(index, served.began_us.unwrap_or(now_us));
+            }
         }
-        looked_at
+    }
+
+    /// A turn has ended, with everything written: channels that were served to the end rest.
+    pub fn end_turn(&mut self, now_us: u64) {
+        for (index, until_us) in self.schedule.end_turn(now_us) {
+            let audience = &mut self.audiences[index];
+            audience.rests_until_us = if audience.is_pressed() { now_us } else { until_us };
+            audience.listed = audience.has_work();
+            if audience.listed {
+                self.schedule.rest(index, audience.rests_until_us);
+            } else {
+                self.remove_if_unused(index);
+            }
+        }
     }
 
     /// Takes the slots of connections that have something to be written.
@@ -760,12 +803,21 @@ impl Core {
     pub fn flushed(&mut self, slot: u32) {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
         connection.dirty = false;
+        connection.permit.queued(connection.outbox.places_bytes());
         let limits = &self.settings.limits;
         let lags = !connection.outbox.is_empty();
         if connection.outbox.exceeds(limits.outbox_bytes_max)
-            || lags && self.node.ledger.bytes() > limits.outbox_total_bytes_max
+            || lags && self.node.admission.outboxes() > limits.outbox_total_bytes_max
         {
             self.close(slot, CloseReason::SlowReader);
+        }
+    }
+
+    /// The runtime keeps so many bytes that the client has sent, for what they belong to has yet to come.
+    pub fn keeps_input(&mut self, id: ConnectionId, bytes: usize) {
+        let held = self.connections.get_mut(id.slot as usize).filter(|held| held.id == id);
+        if let Some(connection) = held {
+            connection.permit.input(bytes);
         }
     }
 
@@ -814,7 +866,6 @@ impl Core {
     pub fn is_bare(&self) -> bool {
         self.connections.is_empty()
             && self.audiences.is_empty()
-            && self.audience_of.is_empty()
             && self.channels.is_empty()
             && self.users.len() == 0
             && self.signed_in.is_empty()
@@ -872,18 +923,18 @@ impl Core {
                 self.answer(ticket, Part::Home { answer, more: 0 });
             }
             Letter::Deliver { app, channel, frames, weight, target, ticket } => {
-                let audience = self.audience_of.get(&(app, channel.clone())).copied();
+                let audience = self.audiences.find(&app, &channel);
                 if let Some(ticket) = ticket {
                     let count = audience.map_or(0, |index| self.count(index, &target));
                     self.answer(ticket, Part::Extra(Answer::PerChannel(vec![(channel, count)])));
                 }
                 match audience {
                     Some(index) => {
-                        let audience = &mut self.audiences[index as usize];
+                        let audience = &mut self.audiences[index];
                         audience.queue(Delivery { frames, weight, target });
                         if !audience.listed {
                             audience.listed = true;
-                            self.waiting.push_back(index);
+                            self.schedule.rest(index, audience.rests_until_us);
                         }
                     }
                     None => self.repay(weight),
@@ -901,7 +952,7 @@ impl Core {
                 self.repay(frame.len());
                 if let Some(held) = self.get(connection)
                     && *held.permit.app() == app
-                    && held.dialect == dialect
+                    && held.form.dialect() == dialect
                 {
                     self.stats.events_out += 1;
                     self.push(connection.slot, frame);
@@ -920,7 +971,7 @@ impl Core {
                 let mut done = Ok(());
                 if self.get(connection).is_some() {
                     done = self.apply(connection.slot, &assignment);
-                    if done.is_ok() && self.connections[connection.slot as usize].dialect == dialect {
+                    if done.is_ok() && self.connections[connection.slot as usize].form.dialect() == dialect {
                         self.push(connection.slot, frame);
                     }
                 }
@@ -990,7 +1041,7 @@ impl Core {
             }
             None => {
                 for joined in &joined {
-                    self.begin_subscription(slot, app.clone(), joined.channel.clone());
+                    self.begin_subscription(slot, &app, &joined.channel);
                 }
                 Outcome::Subscribed(joined)
             }
@@ -1013,7 +1064,7 @@ impl Core {
                 names(home.into_iter().flat_map(ChannelHome::users).map(|user| user.clone().into_shared()).collect())
             }
             Query::MemberCount(app, channel) => {
-                Answer::Count(self.channels.get(app, channel).map_or(0, |home| home.users().len() as u64))
+                Answer::Count(self.channels.get(app, channel).map_or(0, |home| home.user_count() as u64))
             }
             Query::Describe(app, which) => Answer::Channels(self.describe(app, which)),
             Query::Present(app, channel) => {
@@ -1021,8 +1072,8 @@ impl Core {
                 names(members.map(|member| member.user.clone().into_shared()).collect())
             }
             Query::Sessions(app, channel) => {
-                let audience = self.audience_of.get(&(app.clone(), channel.clone()));
-                let slots = audience.into_iter().flat_map(|index| self.audiences[*index as usize].slots());
+                let audience = self.audiences.find(app, channel);
+                let slots = audience.into_iter().flat_map(|index| self.audiences[index].slots());
                 let info = |slot| {
                     let held: &Connection = &self.connections[slot as usize];
                     SessionInfo { name: held.session_name(), address: held.permit.address() }
@@ -1104,7 +1155,7 @@ impl Core {
 
     /// How many subscribers of an audience an event is for.
     fn count(&self, audience: u32, target: &Target) -> u64 {
-        let slots = self.audiences[audience as usize].slots();
+        let slots = self.audiences[audience].slots();
         slots.filter(|slot| target.admits(&self.connections[*slot as usize])).count() as u64
     }
 
@@ -1123,21 +1174,18 @@ impl Core {
     }
 
     fn has_subscription(&self, connection: &Connection, channel: &ChannelName) -> bool {
-        self.audience_of
-            .get(&(connection.permit.app().clone(), channel.clone()))
-            .is_some_and(|audience| connection.subscriptions.iter().any(|held| held.audience == *audience))
+        self.audiences
+            .find(connection.permit.app(), channel)
+            .is_some_and(|audience| connection.subscriptions.iter().any(|held| held.audience == audience))
     }
 
-    fn begin_subscription(&mut self, slot: u32, app: AppKey, channel: ChannelName) {
+    fn begin_subscription(&mut self, slot: u32, app: &AppKey, channel: &ChannelName) {
         let shows_who_it_is = ChannelKind::of(channel.as_str()).access != Access::Public;
-        let audiences = &mut self.audiences;
-        let audience = *self
-            .audience_of
-            .entry((app, channel))
-            .or_insert_with_key(|(app, channel)| audiences.insert(Audience::new(app.clone(), channel.clone())) as u32);
-        let position = self.audiences[audience as usize].join(slot);
+        let audience = self.audiences.find_or_insert(app, channel);
+        let position = self.audiences[audience].join(slot);
         let connection = &mut self.connections[slot as usize];
         connection.subscriptions.push(Subscription { audience, position });
+        connection.permit.charge(Subscription::BYTES);
         connection.must_authorize &= !shows_who_it_is;
     }
 
@@ -1148,13 +1196,17 @@ impl Core {
         let mut index = 0;
         let mut ended = Vec::new();
         connection.subscriptions.retain(|held| {
-            let ends = which(index, &audiences[held.audience as usize].channel);
+            let ends = which(index, &audiences[held.audience].channel);
             index += 1;
             if ends {
                 ended.push(*held);
             }
             !ends
         });
+        if connection.subscriptions.len() < connection.subscriptions.capacity() / 8 {
+            connection.subscriptions.shrink_to_fit();
+        }
+        connection.permit.release(ended.len() * Subscription::BYTES);
         if connection.subscriptions.is_empty() && !ended.is_empty() {
             connection.idle_ms = self.now_ms;
             let limit = self.settings.limits.unsubscribed_timeout;
@@ -1171,7 +1223,7 @@ impl Core {
 
     fn leave_audience(&mut self, subscription: Subscription) -> ChannelName {
         let index = subscription.audience;
-        let audience = &mut self.audiences[index as usize];
+        let audience = &mut self.audiences[index];
         let channel = audience.channel.clone();
         if let Some(moved) = audience.leave(subscription.position) {
             move_subscription(&mut self.connections, moved, index, subscription.position);
@@ -1187,12 +1239,12 @@ impl Core {
 
     fn tidy(&mut self, index: u32) {
         let connections = &mut self.connections;
-        self.audiences[index as usize].tidy(|slot, position| move_subscription(connections, slot, index, position));
+        self.audiences[index].tidy(|slot, position| move_subscription(connections, slot, index, position));
     }
 
     /// Frees an audience without subscribers; one that is listed is freed when its turn comes.
     fn remove_if_unused(&mut self, index: u32) {
-        let audience = &mut self.audiences[index as usize];
+        let audience = &mut self.audiences[index];
         if !audience.is_empty() {
             return;
         }
@@ -1200,14 +1252,14 @@ impl Core {
         let listed = audience.listed;
         self.repay(weight);
         if !listed {
-            let audience = self.audiences.remove(index as usize);
-            self.audience_of.remove(&(audience.app, audience.channel));
+            self.audiences.remove(index);
         }
     }
 
     /// Changes what a connection may use; refused if that is more than it may hold.
     fn apply(&mut self, slot: u32, assignment: &Assignment) -> Result<(), Rejection> {
         let connection = &mut self.connections[slot as usize];
+        let before = connection.permissions.held_bytes();
         match assignment {
             Assignment::Add(pattern) => {
                 let held = &mut connection.permissions;
@@ -1216,9 +1268,12 @@ impl Core {
                     return Err(self.rejected(Rejection::TooManyPermissions));
                 }
                 held.add(pattern);
+                connection.permit.charge(held.held_bytes() - before);
             }
             Assignment::Replace(patterns) => {
                 connection.permissions.replace(patterns);
+                connection.permit.release(before);
+                connection.permit.charge(connection.permissions.held_bytes());
                 let permissions = connection.permissions.clone();
                 if let Some(Pending::Subscribe { waiting, joined, held, refused }) = connection.pending.as_deref_mut()
                     && waiting

@@ -5,6 +5,7 @@
 
 mod cache;
 mod counts;
+mod forms;
 mod homes;
 mod oracle;
 mod orders;
@@ -33,6 +34,8 @@ const USERS: [&str; 3] = ["", "u", "v"];
 const PEOPLE: [&str; 3] = ["x", "y", "z"];
 const SESSIONS: [Option<&str>; 3] = [None, Some("s"), Some("s.t")];
 
+/// By then every channel has rested.
+const RESTED_US: u64 = u64::MAX / 2;
 const AUTHORIZE_MS: u64 = 10_000;
 const GRACE_MS: u64 = 5_000;
 const CACHE_MS: u64 = 8_000;
@@ -72,6 +75,16 @@ impl Dialect for Lines {
         };
         line.into_bytes()
     }
+}
+
+/// Every other line is worth it, and then begins with `z`.
+fn deflate(line: &[u8], _limits: &Limits) -> Option<Vec<u8>> {
+    line.len().is_multiple_of(2).then(|| [b"z", line].concat())
+}
+
+/// A line as it was, and whether it came deflated.
+fn inflate(line: &str) -> (&str, bool) {
+    line.strip_prefix('z').map_or((line, false), |line| (line, true))
 }
 
 fn number(event: &Event) -> usize {
@@ -158,6 +171,7 @@ struct Client {
     app: &'static str,
     user: String,
     dialect: DialectIndex,
+    deflated: bool,
     patterns: Vec<Box<str>>,
     /// Every pattern that it has ever held.
     patterns_ever: BTreeSet<Box<str>>,
@@ -242,13 +256,15 @@ impl World {
             ..AppSettings::DEFAULT
         };
         let settings = Arc::new(Settings { limits, apps: [("one".into(), one), ("two".into(), two)].into() });
+        let ledger = Ledger::default();
         let node = Node {
             number: 0,
             shards: shards as ShardIndex,
             hash_seed,
             dialects: Arc::new([0, 1].map(|index| Arc::new(Lines(index, log.clone())) as Arc<dyn Dialect>)),
-            admission: Admission::default(),
-            ledger: Ledger::default(),
+            deflate,
+            admission: Admission::new(ledger.clone()),
+            ledger,
             backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
         };
         Self {
@@ -304,10 +320,10 @@ impl World {
         (client.opened_ms, client.heard_ms, client.idle_ms) = (self.now_ms, self.now_ms, self.now_ms);
         let patterns: Vec<&str> = client.patterns.iter().map(|pattern| &**pattern).collect();
         let hello = Hello {
-            permit: self.node.admission.admit(&client.app.into(), None, &self.settings).unwrap(),
+            permit: self.node.admission.admit(&client.app.into(), None, 1_000, &self.settings).unwrap(),
             user: client.user.as_str().into(),
             permissions: Permissions::for_tests(&patterns),
-            dialect: client.dialect,
+            form: Form::new(client.dialect, client.deflated),
             session: client.session.map(Arc::from),
             must_authorize: client.must_authorize,
             nonce: 1_000 + who as u64,
@@ -650,24 +666,23 @@ impl World {
     }
 
     fn fan_out(&mut self, shard: usize) {
-        if !self.cores[shard].has_fan_out() {
-            self.cores[shard].begin_pass();
-        }
+        self.cores[shard].begin_turn(RESTED_US);
         self.cores[shard].fan_out();
         self.after(shard);
+        self.cores[shard].end_turn(RESTED_US);
     }
 
     /// Writes up to so many bytes of what a client has yet to be sent.
     fn flush(&mut self, who: usize, bytes: usize) {
-        let (limits, ledger) = (self.settings.limits.clone(), self.node.ledger.clone());
+        let (limits, admission) = (self.settings.limits.clone(), self.node.admission.clone());
         let (shard, core, slot) = self.at(who);
         let outbox = core.outbox_mut(slot).unwrap();
         let read = take(outbox, bytes);
         let (bytes, frames) = waiting(outbox);
         assert_eq!(outbox.weight(), bytes + 32 * frames);
-        let too_much = bytes + 32 * frames > limits.outbox_bytes_max && frames > 1
-            || bytes > 0 && ledger.bytes() > limits.outbox_total_bytes_max;
         core.flushed(slot);
+        let too_much = bytes + 32 * frames > limits.outbox_bytes_max && frames > 1
+            || bytes > 0 && admission.outboxes() > limits.outbox_total_bytes_max;
         self.clients[who].read.extend(read);
         self.dirty.retain(|dirty| *dirty != (shard, slot) || bytes > 0);
         let was_closing = self.clients[who].closing.is_some();
@@ -753,7 +768,7 @@ impl World {
                 }
             }
             for shard in 0..self.cores.len() {
-                while self.cores[shard].has_fan_out() || self.cores[shard].has_waiting() {
+                while self.cores[shard].has_fan_out() || self.cores[shard].next_fan_out_us().is_some() {
                     self.fan_out(shard);
                 }
             }
@@ -780,7 +795,7 @@ impl World {
     fn step(&mut self, verb: &str, picks: [u8; 6]) {
         let ([a, b, c, d, e, f], live) = (picks.map(usize::from), self.live());
         let (shard, app, channel, user) = (a % self.cores.len(), APPS[b % 2], CHANNELS[c % 8], USERS[c % 3]);
-        let (dialect, person) = ((d % 2) as u8, PEOPLE[e % 3]);
+        let (dialect, deflated, person) = ((d % 2) as u8, d / 2 % 2 == 0, PEOPLE[e % 3]);
         let whom = || match d % 16 {
             0..2 if !self.clients.is_empty() => Whom::Except(e % self.clients.len()),
             2 if !self.clients.is_empty() => Whom::Only(e % self.clients.len()),
@@ -794,10 +809,8 @@ impl World {
                 let (session, must_authorize) = (SESSIONS[e / 2 % 3], e % 2 == 0 && user.is_empty());
                 let patterns = picked(&PATTERNS, f).into_iter().map(Box::from).collect();
                 let user = user.to_owned();
-                self.enter(
-                    shard,
-                    Client { app, user, dialect, patterns, session, must_authorize, ..Client::default() },
-                );
+                let client = Client { app, user, dialect, deflated, patterns, session, ..Client::default() };
+                self.enter(shard, Client { must_authorize, ..client });
             }
             ("publish", _) => {
                 let (size, whom) = (if f % 16 == 0 { 700 } else { 0 }, whom());
@@ -893,7 +906,7 @@ fn member(app: &str, person: &str, is_large: bool) -> Member {
 fn subscriptions(core: &Core, slot: u32) -> BTreeSet<String> {
     let held = &core.connections[slot as usize].subscriptions;
     let names = held.iter().map(|held| {
-        let audience = &core.audiences[held.audience as usize];
+        let audience = &core.audiences[held.audience];
         assert_eq!(audience.subscribers[held.position as usize].slot, slot);
         audience.channel.as_str().to_string()
     });

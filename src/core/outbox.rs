@@ -38,6 +38,11 @@ impl Outbox {
         self.weight > bytes_max && !self.rest.is_empty()
     }
 
+    /// Bytes that the places of frames take beyond the first, which has its own; frames themselves are not counted.
+    pub(super) fn places_bytes(&self) -> usize {
+        self.rest.capacity() * FRAME_OVERHEAD_BYTES
+    }
+
     /// Adds a frame at the end. An empty frame is nothing.
     pub fn push(&mut self, frame: Bytes) {
         if frame.is_empty() {

@@ -32,6 +32,12 @@ pub enum Rejection {
     /// `connections_per_ip_max` is reached.
     #[error("this address is at its limit of connections")]
     AddressFull,
+    /// `memory_bytes_max` is reached.
+    #[error("this node is at its limit of memory")]
+    NodeMemory,
+    /// The app's `memory_bytes_max` is reached.
+    #[error("this app is at its limit of memory")]
+    AppMemory,
     /// `backlog_bytes_max` of a shard is reached.
     #[error("events arrive faster than they can be delivered")]
     Overloaded,
@@ -57,7 +63,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// Every variant, in the order of [`Rejection::index`]: for counters and for tests of the protocols' tables.
-    pub const ALL: [Rejection; 16] = [
+    pub const ALL: [Rejection; 18] = [
         Rejection::NotPermitted,
         Rejection::ChannelNameReserved,
         Rejection::ChannelNameTooLong,
@@ -67,6 +73,8 @@ impl Rejection {
         Rejection::NodeFull,
         Rejection::AppFull,
         Rejection::AddressFull,
+        Rejection::NodeMemory,
+        Rejection::AppMemory,
         Rejection::Overloaded,
         Rejection::NotSubscribed,
         Rejection::ChannelFull,
@@ -93,6 +101,8 @@ impl Rejection {
             Rejection::NodeFull => "node_full",
             Rejection::AppFull => "app_full",
             Rejection::AddressFull => "address_full",
+            Rejection::NodeMemory => "node_memory",
+            Rejection::AppMemory => "app_memory",
             Rejection::Overloaded => "overloaded",
             Rejection::NotSubscribed => "not_subscribed",
             Rejection::ChannelFull => "channel_full",

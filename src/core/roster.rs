@@ -8,14 +8,16 @@ use regex::Regex;
 
 use super::channel::{Access, ChannelKind};
 use super::connection::{Cached, Joined};
-use super::event::{About, Event, Member, Notice};
+use super::event::{About, Dialect, DialectIndex, Event, Form, Frames, Member, Notice};
 use super::home::ChannelHome;
 use super::id::{AppKey, ChannelName, ShardIndex, UserId};
 use super::message::{Leaving, Letter, Subscriber, Target};
 use super::observation::{Observation, Observed, SessionName};
 use super::rejection::Rejection;
 use super::request::{Answer, ChannelInfo, Part, Ticket, Which};
-use super::{Core, Effect, Frames};
+use super::stats::Stats;
+use super::{Core, Effect, Node};
+use crate::limits::Limits;
 
 /// Up to so many subscribers are told of each change of their number at once; few under test.
 pub(super) const COUNT_AT_ONCE_MAX: u64 = if cfg!(test) { 2 } else { 100 };
@@ -107,11 +109,11 @@ impl Core {
     }
 
     fn look_into_cache(&mut self, app: &AppKey, channel: &ChannelName) -> Cached {
-        let Some(home) = self.channels.get_mut(app, channel) else { return Cached::Nothing };
+        let Some(home) = self.channels.get(app, channel) else { return Cached::Nothing };
         if let Some((event, _)) = home.cached(self.now_ms) {
             return Cached::Event(event.clone());
         }
-        if home.tell_miss() {
+        if self.channels.change(app, channel, ChannelHome::tell_miss) == Some(true) {
             self.observe(app, channel, || Observed::CacheMiss);
         }
         Cached::Nothing
@@ -151,13 +153,13 @@ impl Core {
         if !is_counted || !self.settings.app(app).subscription_count {
             return;
         }
-        match self.channels.get_mut(app, channel) {
-            Some(home) => match home.tell_count(self.now_ms, COUNT_EVERY_MS, COUNT_AT_ONCE_MAX) {
-                Ok(()) => self.tell_count(app, channel),
-                Err(Some(at_ms)) => self.put_off(at_ms, app, channel, What::CountTold),
-                Err(None) => {}
-            },
-            None => self.tell_count(app, channel),
+        let now_ms = self.now_ms;
+        let told =
+            self.channels.change(app, channel, |home| home.tell_count(now_ms, COUNT_EVERY_MS, COUNT_AT_ONCE_MAX));
+        match told {
+            None | Some(Ok(())) => self.tell_count(app, channel),
+            Some(Err(Some(at_ms))) => self.put_off(at_ms, app, channel, What::CountTold),
+            Some(Err(None)) => {}
         }
     }
 
@@ -187,9 +189,10 @@ impl Core {
         }
         let shards = match self.channels.get(app, channel).filter(|home| home.is_occupied()) {
             Some(home) => {
-                let frames = self.encode(home, |dialect| self.node.dialects[dialect].encode(channel, &event));
+                let write = |dialect: &dyn Dialect| dialect.encode(channel, &event);
+                let encoded = encode(&self.node, &self.settings.limits, &mut self.stats, home, write);
                 let shards: Vec<ShardIndex> = home.shards(self.node.shards).collect();
-                self.deliver(&shards, app, channel, frames, target, ticket);
+                self.deliver(&shards, app, channel, encoded, target, ticket);
                 shards.len()
             }
             None => 0,
@@ -236,17 +239,12 @@ impl Core {
     /// Tells the subscribers of a channel that is at home here, those whose protocol has words for it.
     fn notify(&mut self, app: &AppKey, channel: &ChannelName, notice: Notice<'_>) {
         let Some(home) = self.channels.get(app, channel).filter(|home| home.is_occupied()) else { return };
-        let frames = self.encode(home, |dialect| self.node.dialects[dialect].notice(&notice));
-        if frames.iter().any(|frame| !frame.is_empty()) {
+        let write = |dialect: &dyn Dialect| dialect.notice(&notice);
+        let encoded = encode(&self.node, &self.settings.limits, &mut self.stats, home, write);
+        if encoded.weight > 0 {
             let shards: Vec<ShardIndex> = home.shards(self.node.shards).collect();
-            self.deliver(&shards, app, channel, frames, Target::All, None);
+            self.deliver(&shards, app, channel, encoded, Target::All, None);
         }
-    }
-
-    /// Encodes once for each dialect that has a subscriber.
-    fn encode(&self, home: &ChannelHome, encode: impl Fn(usize) -> Vec<u8>) -> Frames {
-        let frame = |dialect| if home.reads(dialect) { encode(usize::from(dialect)) } else { Vec::new() };
-        (0..self.node.dialects.len() as u8).map(|dialect| self.node.ledger.enter(frame(dialect))).collect()
     }
 
     fn deliver(
@@ -254,11 +252,10 @@ impl Core {
         shards: &[ShardIndex],
         app: &AppKey,
         channel: &ChannelName,
-        frames: Frames,
+        Encoded { frames, weight }: Encoded,
         target: Target,
         ticket: Option<Ticket>,
     ) {
-        let weight = frames.iter().map(Bytes::len).sum();
         for shard in shards {
             self.borrow(*shard, weight);
             let (app, channel, frames, target) = (app.clone(), channel.clone(), frames.clone(), target.clone());
@@ -293,7 +290,7 @@ impl Core {
                     }
                 }
                 What::CountTold => {
-                    if self.channels.get_mut(&app, &channel).is_some_and(|home| home.count_is_due(due_ms)) {
+                    if self.channels.change(&app, &channel, |home| home.count_is_due(due_ms)) == Some(true) {
                         self.count_changed(&app, &channel);
                     }
                 }
@@ -321,4 +318,58 @@ impl Core {
             }
         }
     }
+}
+
+/// An event as it goes out.
+struct Encoded {
+    frames: Frames,
+    /// Bytes of `frames`; what two forms share counts once.
+    weight: usize,
+}
+
+/// Encodes once for each dialect that has a subscriber, and deflates that once for all who read it deflated.
+fn encode(
+    node: &Node,
+    limits: &Limits,
+    stats: &mut Stats,
+    home: &ChannelHome,
+    write: impl Fn(&dyn Dialect) -> Vec<u8>,
+) -> Encoded {
+    let mut frames = vec![Bytes::new(); 2 * node.dialects.len()];
+    let mut weight = 0;
+    let mut enter = |frame: Vec<u8>| {
+        weight += frame.len();
+        node.ledger.enter(frame)
+    };
+    for (index, dialect) in node.dialects.iter().enumerate() {
+        let [plain, deflated] = [false, true].map(|deflated| Form::new(index as DialectIndex, deflated));
+        let (reads_plain, reads_deflated) = (home.reads(plain), home.reads(deflated));
+        if !reads_plain && !reads_deflated {
+            continue;
+        }
+        let frame = write(&**dialect);
+        if frame.is_empty() {
+            continue;
+        }
+        stats.frames_encoded += 1;
+        let smaller = reads_deflated.then(|| (node.deflate)(&frame, limits)).flatten();
+        match smaller {
+            Some(smaller) => {
+                stats.frames_deflated += 1;
+                frames[deflated.index()] = enter(smaller);
+                if reads_plain {
+                    frames[plain.index()] = enter(frame);
+                }
+            }
+            None => {
+                let shared = enter(frame);
+                for (form, is_read) in [(plain, reads_plain), (deflated, reads_deflated)] {
+                    if is_read {
+                        frames[form.index()] = shared.clone();
+                    }
+                }
+            }
+        }
+    }
+    Encoded { frames: frames.into(), weight }
 }

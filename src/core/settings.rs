@@ -30,6 +30,8 @@ pub struct AppSettings {
     pub enabled: bool,
     /// Live connections on this node; 0 = no limit of its own.
     pub connections_max: usize,
+    /// Bytes that it takes on this node, without events, beyond which no connection is let in; 0 = no limit of its own.
+    pub memory_bytes_max: usize,
     /// How long a member stays after its last connection broke off.
     pub presence_grace: Duration,
     /// Members of one presence channel.
@@ -42,6 +44,8 @@ pub struct AppSettings {
     pub authorize_within: Option<Duration>,
     /// Whether somebody wants to know what happens.
     pub observed: bool,
+    /// Whether its connections may be sent events deflated.
+    pub deflates: bool,
 }
 
 impl AppSettings {
@@ -49,12 +53,14 @@ impl AppSettings {
     pub const DEFAULT: AppSettings = AppSettings {
         enabled: true,
         connections_max: 0,
+        memory_bytes_max: 0,
         presence_grace: Duration::ZERO,
         presence_members_max: 100,
         presence_member_bytes_max: 1024,
         subscription_count: false,
         authorize_within: None,
         observed: false,
+        deflates: false,
     };
 }
 

@@ -77,8 +77,9 @@ impl Core {
         };
         let (app, channel) = (connection.permit.app().clone(), own_channel(&signed_in.user));
         connection.must_authorize = false;
+        connection.permit.charge(signed_in.held_bytes());
         connection.signed_in = Some(Box::new(signed_in));
-        self.begin_subscription(id.slot, app, channel);
+        self.begin_subscription(id.slot, &app, &channel);
         self.effects.push(Effect::Outcome(id.slot, Outcome::SignedIn { online, offline }));
     }
 
@@ -110,9 +111,9 @@ impl Core {
             if is_online { online } else { offline }.push(user);
             return;
         }
-        let dialect = usize::from(connection.dialect);
+        let dialect = usize::from(connection.form.dialect());
         let frame = self.node.dialects[dialect].notice(&Notice::UserState { user: &user, online: is_online });
-        self.push(id.slot, frame.into());
+        self.reply(id.slot, frame);
     }
 
     /// A connection that has signed in, or is about to, has gone.

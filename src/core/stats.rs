@@ -80,6 +80,10 @@ pub struct Stats {
     pub events_in: u64,
     /// Event × connection pairs queued for delivery.
     pub events_out: u64,
+    /// Frames written for events and notices of channels: one for each dialect that has a subscriber.
+    pub frames_encoded: u64,
+    /// Those of which there is a deflated form, too.
+    pub frames_deflated: u64,
     /// Client messages received.
     pub commands: u64,
     /// Bytes read from client connections after the handshake.
@@ -121,6 +125,8 @@ impl Stats {
         each(&mut self.connections_closed, &other.connections_closed);
         self.events_in += other.events_in;
         self.events_out += other.events_out;
+        self.frames_encoded += other.frames_encoded;
+        self.frames_deflated += other.frames_deflated;
         self.commands += other.commands;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;

@@ -35,6 +35,14 @@ impl Wheel {
         }
     }
 
+    /// Forgets slots from `slots` on, of which none is left.
+    pub(super) fn give_back(&mut self, slots: usize) {
+        if self.due.len() > slots {
+            self.due.truncate(slots);
+            self.due.shrink_to_fit();
+        }
+    }
+
     /// Takes out what is due.
     pub(super) fn take_due(&mut self, now_ms: u64) -> Vec<u32> {
         let mut taken = Vec::new();
@@ -42,8 +50,9 @@ impl Wheel {
         self.next = self.next.max(now.saturating_sub(BUCKETS - 1));
         while self.next <= now {
             for slot in std::mem::take(&mut self.buckets[(self.next % BUCKETS) as usize]) {
-                let due = &mut self.due[slot as usize];
-                if *due <= now {
+                if let Some(due) = self.due.get_mut(slot as usize)
+                    && *due <= now
+                {
                     *due = NEVER;
                     taken.push(slot);
                 }
@@ -84,5 +93,10 @@ mod tests {
         assert_eq!(wheel.take_due(250), [0_u32; 0]);
         assert_eq!(wheel.take_due(300), [1]);
         assert!(wheel.buckets.iter().all(Vec::is_empty));
+        wheel.add(1, 400);
+        wheel.give_back(1);
+        assert_eq!(wheel.take_due(400), [0_u32; 0]);
+        wheel.add(1, 410);
+        assert_eq!(wheel.take_due(410), [1]);
     }
 }

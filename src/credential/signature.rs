@@ -307,8 +307,9 @@ fn parameters(query: &str) -> Vec<Parameter<'_>> {
 }
 
 fn decoded(text: &str) -> Cow<'_, [u8]> {
-    if !text.contains('+') {
-        return percent_decode_str(text).into();
+    // nearly always
+    if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        return Cow::Borrowed(text.as_bytes());
     }
     // first, as an escaped `+` is none of them
     let spaced = text.replace('+', " ");
@@ -318,7 +319,9 @@ fn decoded(text: &str) -> Cow<'_, [u8]> {
 fn string_to_sign(method: &str, path: &str, parameters: &[Parameter<'_>]) -> Vec<u8> {
     let lengths = parameters.iter().map(|it| it.name.len() + it.value.len() + 2);
     let mut text = Vec::with_capacity(method.len() + path.len() + 2 + lengths.sum::<usize>());
-    text.extend([method, "\n", path].map(str::as_bytes).iter().copied().flatten());
+    for part in [method, "\n", path] {
+        text.extend_from_slice(part.as_bytes());
+    }
     let mut separator = b'\n';
     for Parameter { name, value } in parameters.iter().filter(|it| *it.name != *b"auth_signature") {
         text.push(separator);

@@ -13,13 +13,13 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::core::{Answer, AppKey, CloseReason, Query, Rejection, Stats, TURN_BUCKETS_US, TlsFailure};
+use crate::core::{Answer, AppKey, CloseReason, Memory, Query, Rejection, Stats, TURN_BUCKETS_US, TlsFailure};
 use crate::hooks::AppTotals;
 use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{self, Exchange, Response};
 use crate::shard::route::{self, NoRoute, Route};
 
-use super::{health, hooks};
+use super::{health, hooks, memory};
 
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -78,9 +78,16 @@ async fn metrics(exchange: &Exchange) -> Response {
     let per_app: HashMap<AppKey, usize> = shared.node.admission.per_app().into_iter().collect();
     let count = |app: &AppKey| per_app.get(app).map_or(0, |count| *count as u64);
     let connections_of_apps = settings.apps.keys().map(|app| (app.as_str().to_owned(), count(app))).collect();
+    let per_app: HashMap<AppKey, usize> = shared.node.admission.memory_per_app().into_iter().collect();
+    let bytes = |app: &AppKey| per_app.get(app).map_or(0, |bytes| *bytes as u64);
+    let memory_of_apps = settings.apps.keys().map(|app| (app.as_str().to_owned(), bytes(app))).collect();
     let scrape = Scrape {
         stats: *stats,
         connections_of_apps,
+        memory_of_apps,
+        memory: shared.node.admission.memory(),
+        memory_bytes_max: settings.limits.memory_bytes_max,
+        resident_bytes: memory::resident_bytes(),
         event_bytes: shared.node.ledger.bytes() as u64,
         backlog_bytes: shared.node.backlog.iter().map(|bytes| bytes.load(Ordering::Relaxed) as u64).sum(),
         http_connections: shared.http_connections.load(Ordering::Relaxed) as u64,
@@ -101,6 +108,11 @@ async fn metrics(exchange: &Exchange) -> Response {
 struct Scrape {
     stats: Stats,
     connections_of_apps: Vec<(String, u64)>,
+    memory_of_apps: Vec<(String, u64)>,
+    memory: Memory,
+    /// 0 = no limit.
+    memory_bytes_max: usize,
+    resident_bytes: Option<usize>,
     event_bytes: u64,
     backlog_bytes: u64,
     http_connections: u64,
@@ -133,6 +145,8 @@ impl Collector for Scrape {
             ("connections_opened", "Client connections ever opened", stats.connections_opened),
             ("events_in", "Events accepted for channels", stats.events_in),
             ("events_out", "Events queued for connections", stats.events_out),
+            ("frames_encoded", "Frames written for events and notices of channels", stats.frames_encoded),
+            ("frames_deflated", "Frames written for them that were deflated", stats.frames_deflated),
             ("commands", "Client messages received", stats.commands),
             ("bytes_in", "Bytes read from client connections", stats.bytes_in),
             ("bytes_out", "Bytes written to client connections", stats.bytes_out),
@@ -168,15 +182,16 @@ impl Collector for Scrape {
         counters(&mut encoder, "tls_handshake_failures", "TLS handshakes that came to nothing", "reason", &failed)?;
         let events: Vec<(&str, u64)> = stats.app_events_in.iter().map(|(app, count)| (app.as_str(), *count)).collect();
         counters(&mut encoder, "app_events_in", "Events accepted for channels, per configured app", "app", &events)?;
-        let mut family = encoder.encode_descriptor(
-            "app_connections",
-            "Client connections alive, per configured app",
-            None,
-            MetricType::Gauge,
-        )?;
-        for (app, count) in &self.connections_of_apps {
-            ConstGauge::new(*count as i64).encode(family.encode_family(&[("app", app.as_str())])?)?;
+        for (name, help, apps) in [
+            ("app_connections", "Client connections alive, per configured app", &self.connections_of_apps),
+            ("app_memory_bytes", "Estimate of the memory that a configured app takes", &self.memory_of_apps),
+        ] {
+            let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for (app, count) in apps {
+                ConstGauge::new(*count as i64).encode(family.encode_family(&[("app", app.as_str())])?)?;
+            }
         }
+        self.encode_memory(&mut encoder)?;
         self.encode_hooks(&mut encoder)?;
         let mut build = encoder.encode_descriptor("build", "Version of this build", None, MetricType::Info)?;
         build.encode_info(&[("version", health::VERSION)])?;
@@ -189,6 +204,31 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
+    fn encode_memory(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Memory { connections, events, caches, rosters } = self.memory;
+        let help = "Estimate of the memory that connections and what is kept for them take";
+        let mut family = encoder.encode_descriptor("memory_bytes", help, None, MetricType::Gauge)?;
+        for (of, bytes) in [("connections", connections), ("events", events), ("caches", caches), ("rosters", rosters)]
+        {
+            ConstGauge::new(bytes as i64).encode(family.encode_family(&[("of", of)])?)?;
+        }
+        let left = self.memory_bytes_max.saturating_sub(self.memory.total());
+        for (name, help, value) in [
+            (
+                "memory_left_bytes",
+                "What is left of the budget for new connections",
+                (self.memory_bytes_max > 0).then_some(left),
+            ),
+            ("resident_bytes", "Memory of the process that is in use", self.resident_bytes),
+        ] {
+            if let Some(value) = value {
+                let gauge = ConstGauge::new(value as i64);
+                gauge.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+            }
+        }
+        Ok(())
+    }
+
     fn encode_hooks(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let help = "What became of events for hooks, per app with hooks; failed: of attempts";
         let mut family = encoder.encode_descriptor("hook_deliveries", help, None, MetricType::Counter)?;

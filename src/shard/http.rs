@@ -165,6 +165,16 @@ impl Seat {
         listener.seats[shard].fetch_add(1, Ordering::Relaxed);
         Self { listener, shard }
     }
+
+    /// Whether its listener speaks TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        self.listener.tls.is_some()
+    }
+
+    /// Whether messages may be deflated on its listener.
+    pub(super) fn deflates(&self) -> bool {
+        self.listener.deflates
+    }
 }
 
 impl Drop for Seat {

@@ -45,6 +45,8 @@ pub struct Listener {
     pub tls: Option<Tls>,
     /// Goes on while the node drains, until it ends: whoever watches it must see that it is not ready, and why.
     pub stays_open: bool,
+    /// Whether messages may be deflated here, whatever the app.
+    pub deflates: bool,
     /// What is demanded of everyone.
     pub trust: Trust,
     /// Proxies whose word about the client's address counts.
@@ -298,6 +300,7 @@ mod tests {
             path_prefix: String::new(),
             tls: None,
             stays_open: false,
+            deflates: false,
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },
             trusted_proxies: ["10.0.0.0/8".parse().unwrap()].into(),
             seats: Box::new([]),

@@ -30,8 +30,8 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::{LocalSet, spawn_local, yield_now};
 
 use crate::core::{
-    Answer, CloseReason, Connection, ConnectionId, Core, Effect, Grant, Message, Node, Outcome, Rejection, RequestId,
-    Settings, ShardIndex,
+    Answer, CloseReason, Connection, ConnectionId, Core, Effect, Grant, KEPT_PLACES, Message, Node, Outcome, Rejection,
+    RequestId, Settings, ShardIndex,
 };
 use crate::hooks::Hooks;
 use crate::hooks::jobs::Jobs;
@@ -46,11 +46,6 @@ use ws::session::{Conn, part, write_what_goes};
 const TURN_MESSAGES_MAX: usize = 64;
 /// Frames written with one call.
 const WRITE_FRAMES_MAX: usize = 64;
-/// After a pass over all subscribers that took L, the next begins at the earliest 4 L after its beginning: the busier
-/// a shard, the more events share one write.
-const PASS_SPACING: u32 = 4;
-/// The longest such wait.
-const PASS_SPACING_MAX: Duration = Duration::from_millis(20);
 /// How long a shard that drains waits for requests and goodbyes under way.
 const DRAIN_LINGER: Duration = Duration::from_secs(2);
 /// How often a shard that drains closes the next part of its connections.
@@ -305,21 +300,41 @@ impl Shard {
         self.survive(|| self.carry_out_effects());
     }
 
+    /// Gives memory back that a crowd took which has gone.
+    fn give_back(&self) {
+        let mut conns = self.conns.borrow_mut();
+        let used = conns.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+        conns.truncate(used);
+        if conns.capacity() > KEPT_PLACES && conns.len() < conns.capacity() / 8 {
+            conns.shrink_to_fit();
+        }
+        self.effects.borrow_mut().shrink_to(KEPT_PLACES);
+        self.dirty.borrow_mut().shrink_to(KEPT_PLACES);
+    }
+
     /// A clock that never runs backwards, in milliseconds.
     pub fn now_ms(&self) -> u64 {
         self.epoch.elapsed().as_millis() as u64
     }
 
+    fn since_epoch_us(&self, time: Instant) -> u64 {
+        (time - self.epoch).as_micros() as u64
+    }
+
     /// Carries out effects and writes until nothing more follows from what was done.
     fn come_to_rest(self: &Rc<Self>) {
+        self.write_out();
+        if self.core.borrow_mut().has_new_fan_out() {
+            self.work.notify_one();
+        }
+    }
+
+    fn write_out(self: &Rc<Self>) {
         loop {
             self.carry_out_effects();
             if !self.flush() {
                 break;
             }
-        }
-        if self.core.borrow().has_waiting() {
-            self.work.notify_one();
         }
     }
 
@@ -518,14 +533,13 @@ async fn turns(shard: Rc<Shard>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut next_tick = Instant::now();
     let mut mail = Vec::with_capacity(TURN_MESSAGES_MAX);
-    let mut pass_began = Instant::now();
-    let mut next_pass = pass_began;
     while !shard.stopping.get() {
-        let (fans_out, waits) = {
+        let (fans_out, next_us) = {
             let core = shard.core.borrow();
-            (core.has_fan_out(), core.has_waiting())
+            (core.has_fan_out(), core.next_fan_out_us())
         };
-        if fans_out || waits && Instant::now() >= next_pass {
+        let next = next_us.map(|us| shard.epoch + Duration::from_micros(us));
+        if fans_out || next.is_some_and(|next| next <= Instant::now()) {
             yield_now().await; // lets sockets, requests and timers have their turn between two slices
             let mut mailbox = shard.mailbox.borrow_mut();
             while mail.len() < TURN_MESSAGES_MAX
@@ -535,11 +549,17 @@ async fn turns(shard: Rc<Shard>) {
             }
         } else {
             let letters = poll_fn(|cx| shard.mailbox.borrow_mut().poll_recv_many(cx, &mut mail, TURN_MESSAGES_MAX));
+            let rested = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
                 _ = letters => {}
-                () = tokio::time::sleep_until(next_pass.into()), if waits => {}
-                () = shard.work.notified(), if !waits => {}
+                () = shard.work.notified() => {}
+                () = rested => {}
                 _ = ticks.tick() => {}
             }
         }
@@ -548,30 +568,18 @@ async fn turns(shard: Rc<Shard>) {
         if began >= next_tick {
             next_tick = began + resolution;
             shard.survive(|| shard.core.borrow_mut().tick(shard.now_ms()));
+            shard.give_back();
         }
         for mail in mail.drain(..) {
             shard.open(mail);
         }
-        {
-            let mut core = shard.core.borrow_mut();
-            if !core.has_fan_out() && core.has_waiting() && began >= next_pass {
-                core.begin_pass();
-                pass_began = began;
-            }
-        }
-        let fanned_out = shard.core.borrow().has_fan_out();
-        if fanned_out {
-            shard.survive(|| {
-                shard.core.borrow_mut().fan_out();
-            });
-        }
-        shard.survive(|| shard.come_to_rest());
+        shard.core.borrow_mut().begin_turn(shard.since_epoch_us(began));
+        shard.survive(|| shard.core.borrow_mut().fan_out());
+        shard.survive(|| shard.write_out());
         let ended = Instant::now();
         let mut core = shard.core.borrow_mut();
+        core.end_turn(shard.since_epoch_us(ended));
         core.stats_mut().turn((ended - began).as_micros() as u64);
-        if fanned_out && !core.has_fan_out() {
-            next_pass = pass_began + ((ended - pass_began) * PASS_SPACING).min(PASS_SPACING_MAX);
-        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::hooks::jobs::{Job, JobError, Target};
 use crate::shard::door::{Answering, Farewell, FrontDoor, Heard, Session, Step};
 
 /// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Size of the reply to `weigh`.
 const REPLY_BYTES: usize = 100_000;
@@ -134,12 +134,14 @@ impl Shards {
             path_prefix: String::new(),
             tls: None,
             stays_open: false,
+            deflates: false,
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },
             trusted_proxies: Arc::new([]),
             seats: counters(),
             visitors: AtomicUsize::new(0),
         });
         let (draining, is_draining) = watch::channel(false);
+        let ledger = Ledger::default();
         let control = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let shared = Arc::new(Shared {
             node: Node {
@@ -147,8 +149,9 @@ impl Shards {
                 shards: count as ShardIndex,
                 hash_seed: 1,
                 dialects: Arc::new([]),
-                admission: Admission::default(),
-                ledger: Ledger::default(),
+                deflate: |_, _| None,
+                admission: Admission::new(ledger.clone()),
+                ledger,
                 backlog: counters().into_vec().into(),
             },
             jobs: Jobs::start(Target::None, PATIENCE, 1, control.handle().clone()).unwrap(),

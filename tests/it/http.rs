@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long any read or write may take before the transcript fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One connection to the server, every read bounded by [`PATIENCE`].
 pub(crate) struct Wire(BufReader<Box<dyn Duplex>>);

@@ -62,8 +62,19 @@ fn nothing_is_left_of_two_thousand_clients() {
             scope.spawn(move || come_and_go(server, number));
         }
     });
-    let gauges =
-        ["connections", "subscriptions", "channels", "users", "outbox_bytes", "outbox_frames_bytes", "backlog_bytes"];
+    let gauges = [
+        "connections",
+        "subscriptions",
+        "channels",
+        "users",
+        "outbox_bytes",
+        "outbox_frames_bytes",
+        "backlog_bytes",
+        "memory_bytes{of=\"connections\"}",
+        "memory_bytes{of=\"events\"}",
+        "memory_bytes{of=\"caches\"}",
+        "memory_bytes{of=\"rosters\"}",
+    ];
     eventually("every gauge is 0", || {
         let metrics = metrics(&server);
         // the scrape itself is a socket

@@ -52,7 +52,7 @@ macro_rules! limits {
                 assert!(here.contains(&limit) || is_transcript || is_elsewhere, "{limit} has no test");
                 count += 1;
             }
-            assert!(count >= 37, "{count} limits are not all");
+            assert!(count >= 38, "{count} limits are not all");
         }
     };
 }
@@ -120,44 +120,58 @@ fn idle(address: SocketAddr) -> Wire {
     response.wire
 }
 
+/// The same once there is room: who has gone, or become a client, is counted for a moment longer.
+fn idle_again(address: SocketAddr) -> Wire {
+    let mut answered = None;
+    eventually("there is room again", || {
+        answered = http::request(address, "GET", "/healthz", &[], b"").ok();
+        answered.is_some()
+    });
+    answered.unwrap().wire
+}
+
 fn sockets_that_are_no_clients() {
-    let server = start(&[("limits.http_connections_max", "3")]);
+    // so many that scrapes, each on a socket of its own, never need them all
+    let server = start(&[("limits.http_connections_max", "8")]);
     let public = server.addresses.public;
     eventually("the sockets of the start are gone", || metric(&server, "http_connections") == 1.0);
-    let mut idles = vec![idle(public), idle(public), idle(public)];
+    let mut idles: Vec<Wire> = (0..8).map(|_| idle(public)).collect();
     assert_dropped(Wire::open(public).unwrap());
     // each listener has its own
     eventually("it is counted", || metric(&server, "http_connections_refused_total") == 1.0);
-    assert_eq!(metric(&server, "http_connections"), 4.0);
+    eventually("only they and the scrape are left", || metric(&server, "http_connections") == 9.0);
     // a client connection is none of them any more
     let mut client = open(idles.pop().unwrap(), "u1");
     assert_idle(&mut client);
-    idles.push(idle(public));
+    idles.push(idle_again(public));
     assert_dropped(Wire::open(public).unwrap());
     drop(idles.pop());
-    eventually("there is room again", || {
-        let mut wire = Wire::open(public).unwrap();
-        wire.write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").is_ok() && http::response(wire, true).is_ok()
-    });
+    idle_again(public);
     assert_idle(&mut client);
 }
 
 /// A handshake that is completed only to say no holds its socket for a moment longer.
 fn sockets_that_are_refused() {
     let server = start(&[]);
-    let public = server.addresses.public;
-    eventually("the sockets of the start are gone", || metric(&server, "http_connections") == 1.0);
-    let mut wire = Wire::open(public).unwrap();
-    wire.write(
-        b"GET /app/nobody?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-    )
-    .unwrap();
-    let response = http::response(wire, true).unwrap();
-    assert_eq!(response.status, 101);
-    assert_eq!(metric(&server, "http_connections"), 2.0);
-    drop(response);
-    eventually("it is gone", || metric(&server, "http_connections") == 1.0);
+    let refused = || {
+        let mut wire = Wire::open(server.addresses.public).unwrap();
+        wire.write(
+            b"GET /app/nobody?protocol=7 HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )
+        .unwrap();
+        let response = http::response(wire, true).unwrap();
+        assert_eq!(response.status, 101);
+        response
+    };
+    let are_gone = || eventually("all but the scrape are gone", || metric(&server, "http_connections") == 1.0);
+    // again if the scrape before is still counted, or the moment was over before this one
+    eventually("it is counted", || {
+        are_gone();
+        let _response = refused();
+        metric(&server, "http_connections") == 2.0
+    });
+    are_gone();
 }
 
 /// Sends a byte now and then, over and over, until the server has ended the connection.
@@ -170,10 +184,11 @@ pub(crate) fn dribble(mut wire: Wire, bytes: &[u8]) {
     }
 }
 
-pub(crate) const SLOW: Duration = Duration::from_millis(200);
+/// The time limit of these tests: long enough that what is to be in time is, however busy the machine.
+pub(crate) const SLOW: Duration = Duration::from_secs(1);
 
 fn first_request() {
-    let server = start(&[("limits.handshake_timeout_ms", "200")]);
+    let server = start(&[("limits.handshake_timeout_ms", "1000")]);
     let public = server.addresses.public;
     let began = Instant::now();
     Wire::open(public).unwrap().ended().unwrap();
@@ -188,7 +203,7 @@ fn first_request() {
 }
 
 fn later_requests() {
-    let server = start(&[("limits.keep_alive_timeout_ms", "200")]);
+    let server = start(&[("limits.keep_alive_timeout_ms", "1000")]);
     let public = server.addresses.public;
     // the first has another time
     let first = Wire::open(public).unwrap();
@@ -216,7 +231,7 @@ fn later_requests() {
 }
 
 fn body() {
-    let server = start(&[("limits.request_timeout_ms", "200")]);
+    let server = start(&[("limits.request_timeout_ms", "1000")]);
     let head = "POST /gcs/auth HTTP/1.1\r\nHost: localhost\r\nContent-Length: 7\r\n\
                 Content-Type: application/x-www-form-urlencoded\r\n\r\n";
     let mut wire = Wire::open(server.addresses.public).unwrap();
@@ -240,6 +255,8 @@ fn body() {
 fn silence() {
     let server = start(&[("limits.ping_interval_ms", "400")]);
     let mut socket = connect(&server, "u1");
+    // from here on the next is due in a while
+    assert!(matches!(socket.receive().unwrap(), Frame::Ping(_)));
     for _ in 0..2 {
         let said = Instant::now();
         socket.send(true, TEXT, br#"{"event":"gusher.ping","data":1}"#).unwrap();
@@ -251,7 +268,7 @@ fn silence() {
 }
 
 fn no_answer_to_a_ping() {
-    let server = start(&[("limits.ping_interval_ms", "200"), ("limits.pong_timeout_ms", "400")]);
+    let server = start(&[("limits.ping_interval_ms", "200"), ("limits.pong_timeout_ms", "3000")]);
     let online = || String::from_utf8(get(server.addresses.trusted, "/api/a/online").body).unwrap();
     let began = Instant::now();
     // it reads nothing and says nothing, as if its network had gone
@@ -265,10 +282,10 @@ fn no_answer_to_a_ping() {
     assert!(matches!(socket.receive().unwrap(), Frame::Text(_)));
     assert!(matches!(socket.receive().unwrap(), Frame::Ping(_)));
     assert_eq!(socket.receive().unwrap(), Frame::Close(1001, "no answer to a ping; reconnect".to_owned()));
-    assert!(said.elapsed() >= Duration::from_millis(150 + 400), "{:?}", said.elapsed());
+    assert!(said.elapsed() >= Duration::from_millis(150 + 3000), "{:?}", said.elapsed());
     socket.finish(1001).unwrap();
     eventually("the vanished one is gone too", || online() == "[]");
-    assert!(began.elapsed() >= Duration::from_millis(150 + 400));
+    assert!(began.elapsed() >= Duration::from_millis(150 + 3000));
     assert_eq!(metric(&server, "connections_closed_total{reason=\"no_pong\"}"), 2.0);
     drop(vanished);
 }
@@ -301,8 +318,6 @@ fn one_outbox() {
             assert_eq!(Some(text(reader)), sent.last().cloned());
         }
     }
-    assert_eq!(metric(&server, "connections_closed_total{reason=\"slow_reader\"}"), 1.0);
-    assert_eq!(get(server.addresses.trusted, "/api/a/online").body, b"[\"reader\"]");
     // it has missed nothing of what came before, and is told why it ends
     let mut came = 0;
     let farewell = loop {
@@ -318,6 +333,8 @@ fn one_outbox() {
     let reason = "too slow to read what was sent; reconnect and read faster";
     assert_eq!(farewell, Frame::Close(1013, reason.to_owned()));
     stalled.finish(1013).unwrap();
+    assert_eq!(metric(&server, "connections_closed_total{reason=\"slow_reader\"}"), 1.0);
+    assert_eq!(get(server.addresses.trusted, "/api/a/online").body, b"[\"reader\"]");
 
     // one frame may be larger if it is alone
     let large = padded(0, 1 << 20);
@@ -364,9 +381,9 @@ fn all_outboxes() {
         let bytes = metric(&server, "outbox_frames_bytes");
         assert!(bytes < 300_000.0 + 9.0 * 20_100.0, "{bytes} in round {round}");
     }
-    let closed = metric(&server, OVERFLOWS);
-    assert!(closed > 0.0);
-    assert_eq!(metric(&server, "connections_closed_total{reason=\"slow_reader\"}"), closed);
+    let counted = metrics(&server);
+    assert!(counted[OVERFLOWS] > 0.0);
+    assert_eq!(counted["connections_closed_total{reason=\"slow_reader\"}"], counted[OVERFLOWS]);
     assert_idle(&mut reader);
     drop(stalled);
     eventually("everything is free again", || {

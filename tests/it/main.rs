@@ -4,12 +4,16 @@
 mod client;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod crowds;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod deflate;
 mod http;
 mod jobs;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod leaks;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod limits;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod memory;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod openapi;
 mod operations;
@@ -57,6 +61,7 @@ transcripts! { gusher:
     connect_errors
     decode
     decode_errors
+    deflate
     disabled_app
     doors
     form_fields
@@ -77,6 +82,7 @@ transcripts! { gusher:
     limit_connections_per_app_max
     limit_connections_per_ip_max
     limit_event_name_bytes_max
+    limit_memory_bytes_max
     limit_pattern_bytes_max
     limit_permissions_per_connection_max
     limit_subscriptions_per_connection_max
@@ -177,6 +183,10 @@ transcripts! { pusher:
     command_order
     cors
     deep_nesting
+    deflate_messages
+    deflate_off
+    deflate_offers
+    deflate_reload
     deprecated_events
     disabled_app
     event_name_max
@@ -206,6 +216,7 @@ transcripts! { pusher:
     limit_hook_timeout_ms
     limit_idempotency_keys_max
     limit_idempotency_window_ms
+    limit_memory_bytes_max
     limit_message_bytes_max
     limit_pusher_batch_events_max
     limit_watchlist_max
@@ -216,6 +227,7 @@ transcripts! { pusher:
     origins
     over_capacity
     over_capacity_of_address
+    over_memory_of_app
     over_quota
     path_prefix
     paths
@@ -298,6 +310,7 @@ transcripts! { push1st:
     kill_p6_message_without_event
     legacy_tokens
     limit_hook_queue_max
+    limit_memory_bytes_max
     pusher_sockets
     raw_channel_kinds
     raw_handshake_errors
@@ -331,6 +344,7 @@ transcripts! { push1st:
 
 transcripts! { crossing:
     cache
+    deflate
     from_gusher_v1
     from_gusher_v3
     from_push1st_string

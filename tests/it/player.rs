@@ -467,6 +467,10 @@ impl Player<'_> {
                 let opcode = if *first { websocket::TEXT } else { websocket::CONTINUATION };
                 (*last, opcode, self.bindings.fill(text)?)
             }
+            Send::Deflated(text) => {
+                let message = websocket::deflate(self.bindings.fill(text)?.as_bytes());
+                return self.socket(socket)?.send(true, websocket::DEFLATED | websocket::TEXT, &message);
+            }
             Send::Close(code, reason) => return self.socket(socket)?.send_close(*code, reason),
             Send::Raw(bytes) => return self.socket(socket)?.send_raw(bytes),
         };
@@ -479,6 +483,10 @@ impl Player<'_> {
             Receive::Nothing => self.nothing(socket),
             Receive::Text(expected) => match self.next(socket)? {
                 Frame::Text(text) => self.match_text(expected, &text),
+                frame => wrong(&frame),
+            },
+            Receive::Deflated(expected) => match self.next(socket)? {
+                Frame::Deflated(text) => self.match_text(expected, &text),
                 frame => wrong(&frame),
             },
             Receive::AnyOrder(frames) => self.any_order(socket, frames),

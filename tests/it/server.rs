@@ -212,8 +212,11 @@ impl Server {
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
+    /// All lines that are complete.
     fn whole_log(&self) -> String {
-        fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+        let mut log = fs::read_to_string(self.directory.join("log")).unwrap_or_default();
+        log.truncate(log.rfind('\n').map_or(0, |end| end + 1));
+        log
     }
 
     /// True addresses of [`Settings::listeners`].

@@ -377,7 +377,7 @@ fn what_is_no_handshake_is_closed_and_counted() {
 #[test]
 fn a_handshake_has_the_time_of_a_first_request() {
     let pair = Pair::new();
-    let server = pair.serve(&[("limits.handshake_timeout_ms", "200")]);
+    let server = pair.serve(&[("limits.handshake_timeout_ms", "1000")]);
     let public = server.addresses.public;
     let mut hello = Vec::new();
     let name = ServerName::try_from("localhost").unwrap();

@@ -56,10 +56,11 @@
 //! ws a try /gcs/ws/{one}                         a handshake that is refused; lines `http <` follow
 //! a > {"event":..}                     a text frame; also: text WORDS, empty, binary TEXT, ping TEXT, pong TEXT,
 //!                                      close 1000 REASON, begin TEXT + more TEXT + end TEXT (fragments),
-//!                                      raw 81 02 7b 7d (bytes), sized 512 TEXT with {pad} in it
+//!                                      raw 81 02 7b 7d (bytes), sized 512 TEXT with {pad} in it, deflated TEXT
 //! a < {"event":..}                     the next frame; pings are answered unseen, unless expected
 //! a < ~{"event":..}                    the same as JSON, arrays and members in any order, JSON in strings too
 //! a <~ {"event":..}                    neighbouring lines of this kind may come in any order
+//! a < deflated {"event":..}            a frame that came deflated (RFC 7692); all others must come plain
 //! a < ping TEXT                        also: pong TEXT
 //! a < close 1008 REASON                close frame, then the end of the stream; * any reason, 1007/1008 either code
 //! a < nothing                          all that was done before has taken effect, and no frame came of it
@@ -213,6 +214,7 @@ pub(crate) enum Protocol {
 pub(crate) enum Send {
     Text { size: Option<usize>, text: String },
     Binary(String),
+    Deflated(String),
     Ping(String),
     Pong(String),
     Close(u16, String),
@@ -223,6 +225,7 @@ pub(crate) enum Send {
 #[derive(Debug)]
 pub(crate) enum Receive {
     Text(Text),
+    Deflated(Text),
     AnyOrder(Vec<(usize, String)>),
     Ping(String),
     Pong(String),
@@ -249,6 +252,7 @@ impl Transcript {
                     }
                 }
                 Act::Receive { receive: Receive::Text(Text::Exact(text) | Text::Unordered(text)), .. }
+                | Act::Receive { receive: Receive::Deflated(Text::Exact(text) | Text::Unordered(text)), .. }
                 | Act::Hook(Hook::Next { body: Text::Exact(text) | Text::Unordered(text), .. }) => {
                     check(step.line, text)
                 }
@@ -567,6 +571,7 @@ fn parse_send(text: &str) -> Result<Send, String> {
             Send::Text { size: Some(size), text: text.to_owned() }
         }
         "binary" => Send::Binary(owned),
+        "deflated" => Send::Deflated(owned),
         "ping" => Send::Ping(owned),
         "pong" => Send::Pong(owned),
         "close" => {
@@ -590,6 +595,7 @@ fn parse_receive(text: &str) -> Result<Receive, String> {
     Ok(match word {
         "" => return Err("receive what?".to_owned()),
         "nothing" => Receive::Nothing,
+        "deflated" => Receive::Deflated(parse_text(rest)),
         "ping" => Receive::Ping(rest.to_owned()),
         "pong" => Receive::Pong(rest.to_owned()),
         "close" => {

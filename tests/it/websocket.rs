@@ -1,6 +1,10 @@
 //! The client side of RFC 6455, small enough to send what no library would.
 
+use std::io::Read;
 use std::net::SocketAddr;
+
+use flate2::read::DeflateDecoder;
+use flate2::{Compress, Compression, FlushCompress};
 
 use crate::http::{self, Response, Wire};
 
@@ -14,11 +18,15 @@ pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
+/// Beside an opcode: the message is deflated.
+pub(crate) const DEFLATED: u8 = 0x40;
 
 /// What the server sent.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Frame {
     Text(String),
+    /// A text message that came deflated.
+    Deflated(String),
     Binary(Vec<u8>),
     Ping(String),
     Pong(String),
@@ -29,6 +37,8 @@ pub(crate) enum Frame {
 pub(crate) struct WebSocket {
     wire: Wire,
     close_sent: bool,
+    /// permessage-deflate was agreed on.
+    deflates: bool,
 }
 
 /// Asks for an upgrade; the answer may be a refusal. `headers` replace the default ones of the same name.
@@ -59,8 +69,9 @@ impl WebSocket {
             let body = String::from_utf8_lossy(&response.body).into_owned();
             return Err(format!("the handshake was answered {} {body:?}", response.status));
         }
+        let deflates = response.header("Sec-WebSocket-Extensions").is_some();
         match response.header("Sec-WebSocket-Accept") {
-            Some(accept) if accept == KEY.1 => Ok(Self { wire: response.wire, close_sent: false }),
+            Some(accept) if accept == KEY.1 => Ok(Self { wire: response.wire, close_sent: false, deflates }),
             other => Err(format!("Sec-WebSocket-Accept is {other:?}, not {:?}", KEY.1)),
         }
     }
@@ -94,10 +105,12 @@ impl WebSocket {
         self.wire.write(bytes)
     }
 
-    /// The next frame. The server sends whole, unmasked frames without extensions; anything else is an error.
+    /// The next frame. The server sends whole, unmasked frames, deflated texts if that was agreed on; anything else is
+    /// an error.
     pub(crate) fn receive(&mut self) -> Result<Frame, String> {
         let head = self.wire.take(2)?;
-        if head[0] & 0xf0 != 0x80 || head[1] & 0x80 != 0 {
+        let is_deflated = self.deflates && head[0] == 0x80 | DEFLATED | TEXT;
+        if head[0] & 0xf0 != 0x80 && !is_deflated || head[1] & 0x80 != 0 {
             return Err(format!("not a whole, plain, unmasked frame: {head:02x?}"));
         }
         let length = match head[1] {
@@ -108,6 +121,7 @@ impl WebSocket {
         let payload = self.wire.take(length)?;
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| format!("not UTF-8: {bytes:02x?}"));
         match head[0] & 0x0f {
+            TEXT if is_deflated => Ok(Frame::Deflated(text(&inflate(&payload)?)?)),
             TEXT => Ok(Frame::Text(text(&payload)?)),
             BINARY => Ok(Frame::Binary(payload)),
             PING => Ok(Frame::Ping(text(&payload)?)),
@@ -130,4 +144,20 @@ impl WebSocket {
         }
         self.wire.ended()
     }
+}
+
+/// A message as RFC 7692 section 7.2.1 has it.
+pub(crate) fn deflate(message: &[u8]) -> Vec<u8> {
+    let mut deflated = Vec::with_capacity(message.len() + 100);
+    let mut compress = Compress::new(Compression::default(), false);
+    compress.compress_vec(message, &mut deflated, FlushCompress::Sync).expect("what deflates anything");
+    deflated.truncate(deflated.len() - 4);
+    deflated
+}
+
+/// And section 7.2.2: the end that is not sent is put back, and a last block behind it.
+fn inflate(payload: &[u8]) -> Result<Vec<u8>, String> {
+    let (whole, mut message) = ([payload, &[0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff]].concat(), Vec::new());
+    DeflateDecoder::new(&whole[..]).read_to_end(&mut message).map_err(|e| format!("inflating {payload:02x?}: {e}"))?;
+    Ok(message)
 }

@@ -1,13 +1,14 @@
 //! A real redis-server as a child process, on a port of its own.
 #![allow(dead_code, reason = "each test takes the part it needs")]
 
-use socket2::{Domain, Socket, Type};
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-const READY_MAX: Duration = Duration::from_secs(10);
+use crate::port::ReservedPort;
+
+const READY_MAX: Duration = Duration::from_secs(30);
 
 /// Ends with the value.
 pub(crate) struct RedisServer {
@@ -97,26 +98,6 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// A port of 127.0.0.1 that the kernel gives to nobody else while this lives: a socket is bound to it, but does not
-/// listen, so that connections are refused until a server that sets `SO_REUSEADDR` listens there.
-pub(crate) struct ReservedPort {
-    pub(crate) number: u16,
-    _socket: Socket,
-}
-
-impl ReservedPort {
-    pub(crate) fn new() -> Self {
-        let bind = || {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
-            let address = socket.local_addr()?.as_socket();
-            Ok::<_, std::io::Error>(Self { number: address.expect("an IP address").port(), _socket: socket })
-        };
-        bind().expect("a port")
     }
 }
 

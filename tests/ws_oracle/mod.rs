@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 
-use hydrant::shard::ws::codec::{Decoder, Message, Violation};
+use hydrant::shard::ws::codec::{Accepts, Decoder, Message, Violation};
 use tokio_tungstenite::tungstenite::{
     self, Error, WebSocket,
     error::ProtocolError,
@@ -25,7 +25,7 @@ pub(crate) enum End {
 ///
 /// # Panics
 /// If the decoder breaks what its documentation promises.
-pub(crate) fn decode(wire: &[u8], piece_bytes: &[usize], message_bytes_max: usize) -> (Vec<String>, End) {
+pub(crate) fn decode(wire: &[u8], piece_bytes: &[usize], accepts: Accepts) -> (Vec<String>, End) {
     let mut wire = wire.to_vec();
     let mut rest = wire.as_mut_slice();
     let mut sizes = piece_bytes.iter().cycle();
@@ -37,7 +37,7 @@ pub(crate) fn decode(wire: &[u8], piece_bytes: &[usize], message_bytes_max: usiz
         rest = later;
         loop {
             let length = piece.len();
-            let decoded = match decoder.decode(piece, message_bytes_max) {
+            let decoded = match decoder.decode(piece, accepts) {
                 Ok(decoded) => decoded,
                 Err(violation) => return (messages, End::Refused(violation)),
             };
@@ -56,7 +56,7 @@ pub(crate) fn decode(wire: &[u8], piece_bytes: &[usize], message_bytes_max: usiz
     (messages, End::Open)
 }
 
-/// Checks that tungstenite, as a server, finds the same messages and the same end.
+/// Checks that tungstenite, as a server that agreed on no extension, finds the same messages and the same end.
 ///
 /// It differs by intent in four ways, none of them a message that it reads otherwise:
 /// - it takes any length encoding, where RFC 6455 §5.2 demands the shortest;
@@ -67,7 +67,7 @@ pub(crate) fn decode(wire: &[u8], piece_bytes: &[usize], message_bytes_max: usiz
 /// # Panics
 /// If they disagree.
 pub(crate) fn agree_with_tungstenite(wire: &[u8], message_bytes_max: usize) {
-    let (mut ours, end) = decode(wire, &[], message_bytes_max);
+    let (mut ours, end) = decode(wire, &[], Accepts { message_bytes_max, deflated: false });
     let frame_bytes_max = message_bytes_max.max(125);
     let zeros = if let End::Refused(_) = end { frame_bytes_max + 14 } else { 0 };
     let (mut theirs, their_end) =

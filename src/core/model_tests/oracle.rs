@@ -132,7 +132,7 @@ impl World {
         assert_eq!([stats.events_in, stats.app_events_in.values().sum()], [self.accepted; 2]);
         assert!(self.requests.iter().all(|(_, answer)| answer.is_some()), "a request was forgotten");
 
-        let audiences = self.cores.iter().flat_map(|core| &core.audiences);
+        let audiences = self.cores.iter().flat_map(|core| &core.audiences.all);
         assert_eq!(audiences.map(|(_, audience)| audience.subscribers.len()).sum::<usize>(), pairs);
         for order in self.log.lock().unwrap().values() {
             for shard in 0..self.cores.len() {
@@ -150,7 +150,8 @@ impl World {
         self.tick(GRACE_MS.max(CACHE_MS));
         assert!(self.cores.iter().all(|core| core.is_bare() && core.due.is_empty()), "something is left");
         assert!(self.node.backlog.iter().all(|bytes| bytes.load(Ordering::Relaxed) == 0));
-        assert_eq!((self.node.ledger.bytes(), self.node.admission.total()), (0, 0));
+        assert_eq!((self.node.admission.memory(), self.node.admission.total()), (Memory::default(), 0));
+        assert_eq!(self.node.admission.memory_per_app(), []);
     }
 
     /// Asks of events for everybody and for some how many subscribers they are for.
@@ -271,7 +272,7 @@ impl World {
     fn told(&self, who: usize, channel: &str) -> (Option<BTreeSet<String>>, Option<usize>, bool) {
         let (mut present, mut count, mut is_sure) = (None::<BTreeSet<String>>, None, false);
         for line in str::from_utf8(&self.clients[who].read).unwrap().lines() {
-            match line.split_whitespace().collect::<Vec<_>>()[..] {
+            match inflate(line).0.split_whitespace().collect::<Vec<_>>()[..] {
                 [_, of, ..] if of != channel => {}
                 ["+", _, _, _, members] => {
                     let names = members.strip_prefix('=').filter(|names| !names.is_empty());
@@ -346,6 +347,10 @@ impl World {
         let mut windows: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
         let mut notes: Vec<usize> = Vec::new();
         for line in str::from_utf8(&client.read).unwrap().lines() {
+            let (line, is_deflated) = inflate(line);
+            let is_worth_it = deflate(format!("{line}\n").as_bytes(), &Limits::default()).is_some();
+            let is_shared = ["event", "added", "removed", "count"].iter().any(|word| line.starts_with(word));
+            assert_eq!(is_deflated, client.deflated && is_shared && is_worth_it, "{line}");
             match line.split_whitespace().collect::<Vec<_>>()[..] {
                 ["!"] | ["signed", ..] => {}
                 ["state", ..] => assert!(client.dialect == 0),

@@ -149,3 +149,21 @@ fn the_parts_of_an_answer_may_come_in_any_order() {
     assert_eq!(world.requests[request].1.as_ref().unwrap().count(), 6);
     world.finish();
 }
+
+#[test]
+fn a_small_channel_waits_for_a_slice_of_a_large_one_and_no_longer() {
+    let mut world = World::new(1, 0);
+    let many: Vec<usize> = (0..20).map(|_| world.connect(0, "one", "", 0, &["*"])).collect();
+    let few = world.connect(0, "one", "", 0, &["*"]);
+    many.iter().for_each(|who| world.subscribe(*who, &["a"]));
+    world.subscribe(few, &["b"]);
+    world.settle();
+    world.publish(0, "one", "a", 0, None);
+    world.fan_out(0);
+    world.publish(0, "one", "b", 0, None);
+    world.fan_out(0);
+    world.fan_out(0);
+    assert!(world.heard_by(few).contains(&"1".into()));
+    assert!(world.cores[0].has_fan_out(), "the large one is still served");
+    world.finish();
+}

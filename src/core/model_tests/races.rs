@@ -241,9 +241,10 @@ fn an_effect_that_nobody_took_never_touches_the_next_in_its_slot() {
     core.subscribe(0, vec![grant("b")]);
     core.close(0, CloseReason::SlowReader);
     drop(core.disconnect(0, CloseReason::Client));
-    let permit = world.node.admission.admit(&"one".into(), None, &world.settings).unwrap();
+    let permit = world.node.admission.admit(&"one".into(), None, 1_000, &world.settings).unwrap();
     let (user, permissions) = ("v".into(), Permissions::default());
-    let hello = Hello { permit, user, permissions, dialect: 0, session: None, must_authorize: false, nonce: 7 };
+    let form = Form::default();
+    let hello = Hello { permit, user, permissions, form, session: None, must_authorize: false, nonce: 7 };
     assert_eq!(core.connect(hello).unwrap().slot, 0);
     let mut effects = Vec::new();
     core.take_effects(&mut effects);

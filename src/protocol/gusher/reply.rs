@@ -123,6 +123,8 @@ pub(super) fn rejected(rejection: Rejection) -> Response {
         Rejection::NodeFull => (StatusCode::SERVICE_UNAVAILABLE, "too many connections"),
         Rejection::AppFull => (StatusCode::SERVICE_UNAVAILABLE, "too many connections of this app"),
         Rejection::AddressFull => (StatusCode::TOO_MANY_REQUESTS, "too many connections from this address"),
+        Rejection::NodeMemory => (StatusCode::SERVICE_UNAVAILABLE, "out of memory for connections"),
+        Rejection::AppMemory => (StatusCode::SERVICE_UNAVAILABLE, "out of memory for connections of this app"),
         Rejection::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded, try again"),
         // a gusher client neither publishes nor signs in, and is no member
         Rejection::NotSubscribed => (StatusCode::FORBIDDEN, "not subscribed"),
@@ -211,6 +213,8 @@ mod tests {
                 "node_full 503",
                 "app_full 503",
                 "address_full 429",
+                "node_memory 503",
+                "app_memory 503",
                 "overloaded 503",
                 "not_subscribed 403",
                 "channel_full 403",

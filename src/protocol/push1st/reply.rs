@@ -140,6 +140,8 @@ pub(super) fn rejected(rejection: Rejection) -> Response {
         Rejection::NodeFull => (StatusCode::SERVICE_UNAVAILABLE, "too many connections"),
         Rejection::AppFull => (StatusCode::SERVICE_UNAVAILABLE, "too many connections of this app"),
         Rejection::AddressFull => (StatusCode::TOO_MANY_REQUESTS, "too many connections from this address"),
+        Rejection::NodeMemory => (StatusCode::SERVICE_UNAVAILABLE, "out of memory for connections"),
+        Rejection::AppMemory => (StatusCode::SERVICE_UNAVAILABLE, "out of memory for connections of this app"),
         Rejection::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded, try again"),
         Rejection::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "too many requests, try again"),
         Rejection::Draining => (StatusCode::SERVICE_UNAVAILABLE, "shutting down, try again"),
@@ -222,7 +224,11 @@ pub(super) fn refused(rejection: Rejection) -> Farewell {
         Rejection::Overloaded => farewell_of(TRY_AGAIN, "overloaded; reconnect"),
         Rejection::Draining => farewell_of(TRY_AGAIN, "the server is shutting down; reconnect"),
         // what follows comes of a handshake, which [`rejected`] answers, or of what raw sockets do not have
-        Rejection::NodeFull | Rejection::AppFull | Rejection::AddressFull => farewell_of(TRY_AGAIN, "full"),
+        Rejection::NodeFull
+        | Rejection::AppFull
+        | Rejection::AddressFull
+        | Rejection::NodeMemory
+        | Rejection::AppMemory => farewell_of(TRY_AGAIN, "full"),
         Rejection::TooManyPermissions
         | Rejection::UserIdTooLong
         | Rejection::ChannelFull
@@ -270,6 +276,8 @@ mod tests {
                 "node_full 503 1013",
                 "app_full 503 1013",
                 "address_full 429 1013",
+                "node_memory 503 1013",
+                "app_memory 503 1013",
                 "overloaded 503 1013",
                 "not_subscribed 403 1008",
                 "channel_full 403 1008",

@@ -67,6 +67,8 @@ pub(super) fn subscription_refused(channel: &str, rejection: Rejection) -> Strin
         | Rejection::NodeFull
         | Rejection::AppFull
         | Rejection::AddressFull
+        | Rejection::NodeMemory
+        | Rejection::AppMemory
         | Rejection::Overloaded
         | Rejection::RateLimited
         | Rejection::Draining => (("LimitReached", 4100), "the server cannot take this now, try again"),
@@ -129,7 +131,9 @@ impl NotOpened {
     pub(super) fn rejected(rejection: Rejection) -> Self {
         let (code, message) = match rejection {
             Rejection::AppFull => (4004, "The app is over its quota of connections"),
-            Rejection::NodeFull => (4100, "The server is over capacity, try again"),
+            Rejection::NodeFull | Rejection::NodeMemory => (4100, "The server is over capacity, try again"),
+            // not the quota that keeps clients away: memory is there again when others have gone or read
+            Rejection::AppMemory => (4100, "The app is over its quota of memory, try again"),
             Rejection::AddressFull => (4100, "Too many connections from this address, try again later"),
             Rejection::Draining => (4200, "The server is shutting down, reconnect"),
             Rejection::NotPermitted
@@ -285,9 +289,11 @@ pub(super) fn rejected(rejection: Rejection) -> Response {
         }
         Rejection::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "Too many requests for this app, try again"),
         Rejection::AddressFull => (StatusCode::TOO_MANY_REQUESTS, "Too many connections from this address"),
-        Rejection::NodeFull | Rejection::AppFull | Rejection::Overloaded => {
-            (StatusCode::SERVICE_UNAVAILABLE, "The server is overloaded, try again")
-        }
+        Rejection::NodeFull
+        | Rejection::AppFull
+        | Rejection::NodeMemory
+        | Rejection::AppMemory
+        | Rejection::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "The server is overloaded, try again"),
         Rejection::Draining => (StatusCode::SERVICE_UNAVAILABLE, "The server is shutting down, try again"),
     };
     refuse(status, words)
@@ -335,6 +341,8 @@ mod tests {
                 "node_full 503 4100 \"LimitReached\" 4100",
                 "app_full 503 4004 \"LimitReached\" 4100",
                 "address_full 429 4100 \"LimitReached\" 4100",
+                "node_memory 503 4100 \"LimitReached\" 4100",
+                "app_memory 503 4100 \"LimitReached\" 4100",
                 "overloaded 503 4100 \"LimitReached\" 4100",
                 "not_subscribed 403 4100 \"AuthError\" 401",
                 "channel_full 403 4100 \"LimitReached\" 4100",

@@ -142,7 +142,7 @@ fn idempotency_key(exchange: &Exchange) -> Result<Option<&str>, Response> {
 }
 
 fn decoded(segment: &str) -> Cow<'_, str> {
-    percent_decode_str(segment).decode_utf8_lossy()
+    if segment.contains('%') { percent_decode_str(segment).decode_utf8_lossy() } else { Cow::Borrowed(segment) }
 }
 
 /// The signature covers the path as its maker sent it: with the prefix of the listener, or without, if a proxy added it.
@@ -257,7 +257,7 @@ impl Signed<'_> {
             hasher.write(self.exchange.path.as_bytes());
             for (name, value) in self.parameters().filter(|(name, _)| !AUTH_PARAMETERS.contains(&&**name)) {
                 hasher.write(name.as_bytes());
-                hasher.write(value.as_bytes());
+                hasher.write(unescaped(value).as_bytes());
             }
             hasher.write(self.body);
             u128::from(hasher.finish())
@@ -353,10 +353,13 @@ impl Signed<'_> {
         let mut channels: Vec<String> = text("channel")?.into_iter().collect();
         if alone {
             channels.extend(list_of_channels(object)?);
-            channels.extend(self.parameters().filter(|(name, _)| name == "channels[]").map(|(_, value)| value));
+            let listed = self.parameters().filter(|(name, _)| name == "channels[]");
+            channels.extend(listed.map(|(_, value)| unescaped(value).into_owned()));
         }
-        let mut seen = HashSet::new();
-        channels.retain(|channel| seen.insert(channel.clone()));
+        if channels.len() > 1 {
+            let mut seen = HashSet::new();
+            channels.retain(|channel| seen.insert(channel.clone()));
+        }
         if channels.is_empty() {
             return Err(reply::missing("channel"));
         }
@@ -449,8 +452,11 @@ impl Signed<'_> {
 
     async fn users(&self, channel: &str) -> Called {
         let name = self.channel_name(channel)?;
-        let extraneous: Vec<String> =
-            self.parameters().map(|(name, _)| name).filter(|name| !AUTH_PARAMETERS.contains(&&**name)).collect();
+        let extraneous: Vec<String> = self
+            .parameters()
+            .map(|(name, _)| name.into_owned())
+            .filter(|name| !AUTH_PARAMETERS.contains(&&**name))
+            .collect();
         if !extraneous.is_empty() {
             let names = extraneous.join(", ");
             return Err(reply::bad_request(format!("The following query string parameters are extraneous: {names}")));
@@ -485,19 +491,23 @@ impl Signed<'_> {
     }
 
     fn parameter(&self, name: &str) -> Option<String> {
-        self.parameters().find(|(found, _)| found == name).map(|(_, value)| value)
+        self.parameters().find(|(found, _)| found == name).map(|(_, value)| unescaped(value).into_owned())
     }
 
-    /// Parameters of the query, decoded.
-    fn parameters(&self) -> impl Iterator<Item = (String, String)> {
+    /// Parameters of the query: names, and values as they stand there.
+    fn parameters(&self) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
         parameters(self.exchange.query())
     }
 }
 
-fn parameters(query: &str) -> impl Iterator<Item = (String, String)> {
-    let decode = |text: &str| decoded(&text.replace('+', " ")).into_owned();
+fn parameters(query: &str) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
     let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(move |(name, value)| (decode(name), decode(value)))
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(name, value)| (unescaped(name), value))
+}
+
+/// A name or value of a query, decoded.
+fn unescaped(text: &str) -> Cow<'_, str> {
+    if text.contains('+') { Cow::Owned(decoded(&text.replace('+', " ")).into_owned()) } else { decoded(text) }
 }
 
 /// A parameter that is a string, if it is there and not `null`.
@@ -571,7 +581,12 @@ pub(super) fn fuzz(bytes: &[u8]) {
     }
     let text = String::from_utf8_lossy(bytes);
     let segments: Vec<&str> = text.split('/').collect();
-    let _ = (Call::of(&segments).is_some(), owns(&text), target(Some(&text)), parameters(&text).count());
+    let _ = (
+        Call::of(&segments).is_some(),
+        owns(&text),
+        target(Some(&text)),
+        parameters(&text).map(|(_, value)| unescaped(value).len()).sum::<usize>(),
+    );
 }
 
 #[cfg(test)]

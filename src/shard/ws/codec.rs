@@ -1,4 +1,5 @@
-//! WebSocket frames, server side (RFC 6455 §5): bytes from a client in, messages out; payloads in, frames out.
+//! WebSocket frames, server side (RFC 6455 §5): bytes from a client in, messages out; payloads in, frames out. Messages
+//! may be deflated where that was agreed on (RFC 7692).
 //!
 //! A frame that lies whole in what the socket gave is unmasked where it lies and returned as a borrow: no copy, no
 //! allocation. Only an incomplete frame or fragmented message is kept, so an idle connection costs one null pointer.
@@ -6,6 +7,8 @@
 use std::{ops::Range, str};
 
 use thiserror::Error;
+
+use super::deflate::inflate;
 
 /// The longest header of a client's frame: 2 bytes, a 64-bit length, the mask.
 const HEADER_BYTES_MAX: usize = 14;
@@ -32,6 +35,24 @@ pub enum Message<'a> {
     },
 }
 
+/// What a client may send.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepts {
+    /// Bytes of a text or binary message, its fragments joined, inflated if it was deflated.
+    pub message_bytes_max: usize,
+    /// Whether messages may come deflated: permessage-deflate was agreed on.
+    pub deflated: bool,
+}
+
+impl Accepts {
+    /// Bytes of a message as it comes. What deflate cannot shrink it may stretch: by an eighth at most, if each byte becomes
+    /// a code of nine bits (RFC 1951 §3.2.6), and by the blocks' own bits.
+    fn payload_bytes_max(self, is_deflated: bool) -> usize {
+        let more = if is_deflated { self.message_bytes_max / 8 + 16 } else { 0 };
+        self.message_bytes_max.saturating_add(more)
+    }
+}
+
 /// What [`Decoder::decode`] made of its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decoded<'a> {
@@ -45,7 +66,8 @@ pub struct Decoded<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{}", self.reason())]
 pub enum Violation {
-    /// RSV1, RSV2 or RSV3 is set, though no extension was agreed on (RFC 6455 §5.2).
+    /// RSV1, RSV2 or RSV3 is set, though no extension was agreed on (RFC 6455 §5.2); or RSV1 elsewhere than on the first
+    /// frame of a message (RFC 7692 §6.1).
     ReservedBits,
     /// Opcode 3–7 or 11–15 (§5.2).
     ReservedOpcode,
@@ -67,6 +89,8 @@ pub enum Violation {
     MessageTooBig,
     /// A text message or close reason that is not UTF-8 (§8.1).
     InvalidUtf8,
+    /// A message that is marked as deflated and is not (RFC 7692 §7.2.2).
+    InvalidDeflate,
     /// A close of one byte: half a code (§5.5.1).
     ClosePayload,
     /// A close code that must not be sent: reserved, or outside 1000–4999 (§7.4).
@@ -77,7 +101,7 @@ impl Violation {
     /// The code to close the connection with: 1002, 1007 or 1009 (RFC 6455 §7.4.1).
     pub const fn close_code(self) -> u16 {
         match self {
-            Self::InvalidUtf8 => 1007,
+            Self::InvalidUtf8 | Self::InvalidDeflate => 1007,
             Self::MessageTooBig => 1009,
             _ => 1002,
         }
@@ -86,7 +110,7 @@ impl Violation {
     /// What was wrong, as a sentence that fits into a close frame.
     pub const fn reason(self) -> &'static str {
         match self {
-            Self::ReservedBits => "A reserved bit is set, but no extension was agreed on",
+            Self::ReservedBits => "A reserved bit is set that no extension agreed on gives a meaning",
             Self::ReservedOpcode => "The frame has a reserved opcode",
             Self::Unmasked => "Frames from a client must be masked",
             Self::LengthNotMinimal => "The frame's length is written in more bytes than it needs",
@@ -97,6 +121,7 @@ impl Violation {
             Self::MessageInterrupted => "A new message began before the last one was complete",
             Self::MessageTooBig => "The message is larger than this server accepts",
             Self::InvalidUtf8 => "The text is not valid UTF-8",
+            Self::InvalidDeflate => "The message cannot be inflated",
             Self::ClosePayload => "A close frame carries a code of two bytes or nothing",
             Self::CloseCode => "The close code must not be used in a close frame",
         }
@@ -122,16 +147,22 @@ impl Decoder {
         self.partial.as_ref().is_none_or(|p| p.frame.is_none() && p.header_bytes == 0 && p.message.is_none())
     }
 
+    /// Bytes of heap that it holds.
+    pub fn held_bytes(&self) -> usize {
+        let held = |partial: &Partial| size_of::<Partial>() + partial.control.capacity() + partial.joined.capacity();
+        self.partial.as_deref().map_or(0, held)
+    }
+
     /// Takes bytes as they come from the socket, unmasks them in place, and returns at the first complete message.
     ///
     /// Call it with the rest until `message` is `None`: a message that did not lie whole in one input is held here, and
-    /// the next call lets go of it, also one with empty input. `message_bytes_max` bounds text and binary messages,
-    /// fragments joined; memory grows with the bytes that came, never with a length announced.
+    /// the next call lets go of it, also one with empty input. Memory grows with the bytes that came, never with a length
+    /// announced.
     ///
     /// # Errors
     /// The first [`Violation`] in the stream, the same however it is split. The decoder is of no use after it.
-    pub fn decode<'a>(&'a mut self, input: &'a mut [u8], message_bytes_max: usize) -> Result<Decoded<'a>, Violation> {
-        let (consumed, found) = self.find(input, message_bytes_max)?;
+    pub fn decode<'a>(&'a mut self, input: &'a mut [u8], accepts: Accepts) -> Result<Decoded<'a>, Violation> {
+        let (consumed, found) = self.find(input, accepts)?;
         let message = match (found, &self.partial) {
             (Some(Found::InInput(opcode, payload)), _) => Some(Message::new(opcode, &input[payload])?),
             (Some(Found::Held(opcode)), Some(partial)) => Some(Message::new(opcode, partial.payload(opcode))?),
@@ -142,13 +173,13 @@ impl Decoder {
 
     /// Consumes frames up to the first that completes a message. Says where the payload is, so that the borrow of it
     /// can begin after the loop.
-    fn find(&mut self, input: &mut [u8], message_bytes_max: usize) -> Result<(usize, Option<Found>), Violation> {
+    fn find(&mut self, input: &mut [u8], accepts: Accepts) -> Result<(usize, Option<Found>), Violation> {
         self.release();
         let mut at = 0;
         while at < input.len() {
             let (frame, fresh) = match self.partial.as_mut().and_then(|p| p.frame.take()) {
                 Some(frame) => (frame, false),
-                None => match self.header(&input[at..], message_bytes_max)? {
+                None => match self.header(&input[at..], accepts)? {
                     Some((frame, header_bytes)) => {
                         at += header_bytes;
                         (frame, true)
@@ -160,10 +191,10 @@ impl Decoder {
             let payload = &mut input[at..end];
             unmask(payload, frame.mask);
             let alone = frame.opcode.is_control() || (frame.fin && self.message().is_none());
-            if fresh && alone && payload.len() == frame.missing_bytes {
+            if fresh && alone && !frame.deflated && payload.len() == frame.missing_bytes {
                 return Ok((end, Some(Found::InInput(frame.opcode, at..end))));
             }
-            if let Some(opcode) = self.partial.get_or_insert_default().keep(frame, payload)? {
+            if let Some(opcode) = self.partial.get_or_insert_default().keep(frame, payload, accepts)? {
                 return Ok((end, Some(Found::Held(opcode))));
             }
             at = end;
@@ -172,25 +203,26 @@ impl Decoder {
     }
 
     /// The header at the start of `input` and the bytes it takes there. If it is incomplete, all of it is kept.
-    fn header(&mut self, input: &[u8], message_bytes_max: usize) -> Result<Option<(Frame, usize)>, Violation> {
+    fn header(&mut self, input: &[u8], accepts: Accepts) -> Result<Option<(Frame, usize)>, Violation> {
         let message = self.message();
         let kept = self.partial.as_ref().map_or(0, |p| p.header_bytes);
         if kept == 0
-            && let Some(found) = Frame::parse(input, message, message_bytes_max)?
+            && let Some(found) = Frame::parse(input, message, accepts)?
         {
             return Ok(Some(found));
         }
         let partial = self.partial.get_or_insert_default();
         let known = HEADER_BYTES_MAX.min(kept + input.len());
         partial.header[kept..known].copy_from_slice(&input[..known - kept]);
-        let found = Frame::parse(&partial.header[..known], message, message_bytes_max)?;
+        let found = Frame::parse(&partial.header[..known], message, accepts)?;
         partial.header_bytes = if found.is_some() { 0 } else { known };
         Ok(found.map(|(frame, header_bytes)| (frame, header_bytes - kept)))
     }
 
-    /// The message under way and its bytes so far.
-    fn message(&self) -> Option<(Opcode, usize)> {
-        self.partial.as_ref().and_then(|p| Some((p.message?, p.joined.len())))
+    /// The message under way.
+    fn message(&self) -> Option<Begun> {
+        let begun = |p: &Partial| Some(Begun { opcode: p.message?, deflated: p.deflated, bytes: p.joined.len() });
+        self.partial.as_deref().and_then(begun)
     }
 
     /// Lets go of what was held for the message returned last.
@@ -223,6 +255,8 @@ struct Partial {
     control: Vec<u8>,
     /// Text or binary: the message whose payload or further fragments are arriving.
     message: Option<Opcode>,
+    /// Whether `joined` is yet to be inflated.
+    deflated: bool,
     joined: Vec<u8>,
     /// How much of `joined` is known to be UTF-8.
     utf8_bytes: usize,
@@ -230,14 +264,14 @@ struct Partial {
 
 impl Partial {
     /// Adds what came of a frame's payload, and says which message that completes.
-    fn keep(&mut self, mut frame: Frame, payload: &[u8]) -> Result<Option<Opcode>, Violation> {
+    fn keep(&mut self, mut frame: Frame, payload: &[u8], accepts: Accepts) -> Result<Option<Opcode>, Violation> {
         if frame.opcode.is_control() {
             self.control.extend_from_slice(payload);
         } else {
-            self.message = Some(frame.opcode);
+            (self.message, self.deflated) = (Some(frame.opcode), frame.deflated);
             self.joined.extend_from_slice(payload);
         }
-        if frame.opcode == Opcode::Text {
+        if frame.opcode == Opcode::Text && !frame.deflated {
             // A character may still be cut off at the end, but what is wrong already need not be waited for.
             self.utf8_bytes += match str::from_utf8(&self.joined[self.utf8_bytes..]) {
                 Ok(valid) => valid.len(),
@@ -253,7 +287,12 @@ impl Partial {
         }
         Ok(match frame {
             Frame { opcode, .. } if opcode.is_control() => Some(opcode),
-            Frame { fin: true, .. } => self.message.take(),
+            Frame { fin: true, deflated, .. } => {
+                if deflated {
+                    self.joined = inflate(&self.joined, accepts.message_bytes_max)?;
+                }
+                self.message.take()
+            }
             _ => None,
         })
     }
@@ -279,12 +318,23 @@ impl Opcode {
     }
 }
 
+/// A message of which more fragments are to come.
+#[derive(Clone, Copy, Debug)]
+struct Begun {
+    opcode: Opcode,
+    deflated: bool,
+    /// Payload bytes so far.
+    bytes: usize,
+}
+
 /// The header of a client's frame.
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     /// For a continuation, what it continues.
     opcode: Opcode,
     fin: bool,
+    /// Whether it is of a message that is deflated.
+    deflated: bool,
     /// The key of the next byte first.
     mask: [u8; 4],
     /// Payload bytes yet to come.
@@ -293,19 +343,16 @@ struct Frame {
 
 impl Frame {
     /// Reads the header at the start of `bytes`, and its own length; `None` if that is cut off. `message` is the one under
-    /// way and its bytes so far. Checks run in the order of the bytes, so that a cut never changes which one fails.
-    fn parse(
-        bytes: &[u8],
-        message: Option<(Opcode, usize)>,
-        message_bytes_max: usize,
-    ) -> Result<Option<(Self, usize)>, Violation> {
+    /// way. Checks run in the order of the bytes, so that a cut never changes which one fails.
+    fn parse(bytes: &[u8], message: Option<Begun>, accepts: Accepts) -> Result<Option<(Self, usize)>, Violation> {
         let Some(&first) = bytes.first() else { return Ok(None) };
-        if first & 0x70 != 0 {
+        let (fin, is_marked) = (first & 0x80 != 0, first & 0x40 != 0);
+        let may_be_marked = accepts.deflated && matches!(first & 0x0f, 1 | 2);
+        if first & 0x30 != 0 || is_marked && !may_be_marked {
             return Err(Violation::ReservedBits);
         }
-        let fin = first & 0x80 != 0;
         let opcode = match (first & 0x0f, message) {
-            (0, Some((opcode, _))) => opcode,
+            (0, Some(begun)) => begun.opcode,
             (0, None) => return Err(Violation::ContinuationUnexpected),
             (1 | 2, Some(_)) => return Err(Violation::MessageInterrupted),
             (1, None) => Opcode::Text,
@@ -345,10 +392,12 @@ impl Frame {
         if payload_bytes < minimum {
             return Err(Violation::LengthNotMinimal);
         }
-        let payload_bytes_max = match (opcode.is_control(), message) {
-            (true, _) => CONTROL_BYTES_MAX,
-            (false, Some((_, joined_bytes))) => message_bytes_max.saturating_sub(joined_bytes),
-            (false, None) => message_bytes_max,
+        let (deflated, payload_bytes_max) = match (opcode.is_control(), message) {
+            (true, _) => (false, CONTROL_BYTES_MAX),
+            (false, Some(Begun { deflated, bytes, .. })) => {
+                (deflated, accepts.payload_bytes_max(deflated).saturating_sub(bytes))
+            }
+            (false, None) => (is_marked, accepts.payload_bytes_max(is_marked)),
         };
         let missing_bytes = match usize::try_from(payload_bytes) {
             Ok(payload_bytes) if payload_bytes <= payload_bytes_max => payload_bytes,
@@ -356,7 +405,7 @@ impl Frame {
         };
 
         let Some(&mask) = bytes[mask_at..].first_chunk() else { return Ok(None) };
-        Ok(Some((Self { opcode, fin, mask, missing_bytes }, mask_at + mask.len())))
+        Ok(Some((Self { opcode, fin, deflated, mask, missing_bytes }, mask_at + mask.len())))
     }
 }
 
@@ -401,6 +450,23 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 /// A whole text frame. The payload must be UTF-8: clients close on anything else.
 pub fn text_frame(payload: &[u8]) -> Vec<u8> {
     frame(Opcode::Text, payload)
+}
+
+/// A whole text frame whose payload is deflated already (RFC 7692 §7.2.1).
+pub(super) fn deflated_text_frame(payload: &[u8]) -> Vec<u8> {
+    let mut frame = text_frame(payload);
+    frame[0] |= 0x40; // RSV1
+    frame
+}
+
+/// The payload of a whole frame as it is made here.
+pub fn payload(frame: &[u8]) -> &[u8] {
+    let header_bytes = match frame[1] {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    &frame[header_bytes..]
 }
 
 /// A ping. Of the payload no more than 125 bytes are sent (RFC 6455 §5.5).
@@ -461,6 +527,10 @@ fn push_header(buffer: &mut Vec<u8>, opcode: Opcode, payload_bytes: usize) {
 mod tests {
     use super::*;
 
+    fn up_to(message_bytes_max: usize) -> Accepts {
+        Accepts { message_bytes_max, deflated: true }
+    }
+
     /// A client's frame with every mask byte 0, so that the payload reads as it is.
     fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
         [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload].concat()
@@ -472,7 +542,7 @@ mod tests {
         for piece in pieces {
             let mut rest = piece.as_mut_slice();
             loop {
-                let decoded = decoder.decode(rest, 1000).unwrap();
+                let decoded = decoder.decode(rest, up_to(1000)).unwrap();
                 let (consumed, Some(message)) = (decoded.consumed, decoded.message.map(|m| format!("{m:?}"))) else {
                     break;
                 };
@@ -495,7 +565,11 @@ mod tests {
     fn nothing_stays_after_a_message() {
         let ping = client_frame(0x89, b"p");
         let fragments = [client_frame(0x01, b"one "), ping.clone(), client_frame(0x80, b"two")].concat();
-        let streams = [client_frame(0x81, b"whole"), client_frame(0x82, &[7; 100]), ping, fragments];
+        let hello = [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        let deflated = [client_frame(0x41, &hello[..3]), ping.clone(), client_frame(0x80, &hello[3..])].concat();
+        let whole = [(0x81, &b"whole"[..]), (0x82, &[7; 100]), (0xc1, &hello)];
+        let streams = whole.map(|(first, payload)| client_frame(first, payload)).into_iter();
+        let streams = streams.chain([ping, fragments, deflated]);
         for stream in streams {
             for cut in 0..=stream.len() {
                 let mut decoder = Decoder::new();
@@ -513,7 +587,7 @@ mod tests {
         for first in [0x81, 0x82, 0x88, 0x89, 0x8a] {
             let mut input = client_frame(first, &1000u16.to_be_bytes());
             input[6..].copy_from_slice(if first == 0x81 { b"ok" } else { &[0x03, 0xe8] });
-            assert!(decoder.decode(&mut input, 1000).unwrap().message.is_some());
+            assert!(decoder.decode(&mut input, up_to(1000)).unwrap().message.is_some());
             assert!(decoder.partial.is_none());
         }
     }
@@ -522,7 +596,7 @@ mod tests {
     fn memory_grows_with_what_came_not_with_what_was_announced() {
         let mut decoder = Decoder::new();
         let mut input = [0x82, 0xff, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3];
-        assert_eq!(decoder.decode(&mut input, 1 << 40).unwrap(), Decoded { consumed: 17, message: None });
+        assert_eq!(decoder.decode(&mut input, up_to(1 << 40)).unwrap(), Decoded { consumed: 17, message: None });
         assert!(decoder.partial.as_ref().unwrap().joined.capacity() < 64);
         assert!(!decoder.is_idle());
     }
@@ -532,10 +606,10 @@ mod tests {
         let mut decoder = Decoder::new();
         let mut input = client_frame(0x01, b"");
         input.extend(client_frame(0x00, b"").repeat(100_000));
-        assert_eq!(decoder.decode(&mut input, 10).unwrap().message, None);
+        assert_eq!(decoder.decode(&mut input, up_to(10)).unwrap().message, None);
         assert_eq!(decoder.partial.as_ref().unwrap().joined.capacity(), 0);
         let mut last = client_frame(0x80, b"end");
-        assert_eq!(decoder.decode(&mut last, 10).unwrap().message, Some(Message::Text("end")));
+        assert_eq!(decoder.decode(&mut last, up_to(10)).unwrap().message, Some(Message::Text("end")));
     }
 
     #[test]

@@ -5,7 +5,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use hyper::{
     HeaderMap, Method, Request, Response, StatusCode, Version,
     header::{
-        CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+        CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY,
+        SEC_WEBSOCKET_VERSION, UPGRADE,
     },
 };
 use thiserror::Error;
@@ -68,14 +69,17 @@ pub fn accept<B>(request: &Request<B>) -> Result<HeaderValue, NotAnUpgrade> {
     Ok(HeaderValue::try_from(BASE64_STANDARD.encode(sha1.finish())).expect("base64 is visible ASCII"))
 }
 
-/// The answer 101 to a request that passed [`accept`].
-pub fn switching_protocols<B: Default>(accept: HeaderValue) -> Response<B> {
+/// The answer 101 to a request that passed [`accept`], with the extension that was agreed on.
+pub fn switching_protocols<B: Default>(accept: HeaderValue, extension: Option<HeaderValue>) -> Response<B> {
     let mut response = Response::new(B::default());
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    if let Some(extension) = extension {
+        headers.insert(SEC_WEBSOCKET_EXTENSIONS, extension);
+    }
     response
 }
 
@@ -122,7 +126,7 @@ mod tests {
     fn the_worked_example_of_the_rfc() {
         let value = accept(&request(&VALID)).unwrap();
         assert_eq!(value, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-        let response: Response<String> = switching_protocols(value);
+        let response: Response<String> = switching_protocols(value, None);
         assert_eq!(response.status(), 101);
         assert_eq!(response.headers()[CONNECTION], "Upgrade");
         assert_eq!(response.headers()[UPGRADE], "websocket");

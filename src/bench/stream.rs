@@ -1,0 +1,124 @@
+//! The bytes between a client and a server. TLS would be a second kind of [`Stream`].
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use mio::event::Source;
+use mio::{Interest, Registry, Token};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+/// Connections from one loopback address before the next is taken: fewer than the system has ports.
+const CONNECTIONS_PER_SOURCE: u32 = 8_000;
+/// Loopback addresses that are used.
+const SOURCES: u32 = 200;
+
+/// Where connections come from. To a server on loopback they come from one address after the other, because each has
+/// ports for some tens of thousands only, and a closed connection may keep its port for a minute.
+#[derive(Debug, Default)]
+pub struct Sources {
+    opened: AtomicU32,
+}
+
+impl Sources {
+    /// The address to bind to, if there is a choice.
+    fn next(&self, to: SocketAddr) -> Option<Ipv4Addr> {
+        let IpAddr::V4(to) = to.ip() else { return None };
+        let turn = self.opened.fetch_add(1, Ordering::Relaxed) / CONNECTIONS_PER_SOURCE % SOURCES;
+        (to.is_loopback() && turn > 0).then(|| Ipv4Addr::new(127, 0, 0, 1 + turn as u8))
+    }
+}
+
+/// A connection that never blocks.
+#[derive(Debug)]
+pub enum Stream {
+    /// Bytes as they are.
+    Plain(mio::net::TcpStream),
+}
+
+impl Stream {
+    /// Begins to connect; the stream is writable once it is connected.
+    ///
+    /// # Errors
+    /// The system's; [`ErrorKind::AddrNotAvailable`] when no port is free.
+    pub fn connect(to: SocketAddr, sources: &Sources) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        if let Some(source) = sources.next(to) {
+            socket.bind(&SocketAddr::from((source, 0)).into())?;
+        }
+        match socket.connect(&to.into()) {
+            Ok(()) => (),
+            // EINPROGRESS has no ErrorKind of its own on stable Rust
+            Err(error) if error.raw_os_error() == Some(EINPROGRESS) || error.kind() == ErrorKind::WouldBlock => (),
+            Err(error) => return Err(error),
+        }
+        Ok(Self::Plain(mio::net::TcpStream::from_std(socket.into())))
+    }
+
+    /// Says why connecting failed, if it did.
+    ///
+    /// # Errors
+    /// That.
+    pub fn check(&self) -> io::Result<()> {
+        let Self::Plain(stream) = self;
+        stream.take_error()?.map_or(Ok(()), Err)
+    }
+
+    /// Watches for both directions.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
+        let Self::Plain(stream) = self;
+        stream.register(registry, token, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// Makes the end of this stream an abrupt one, as when a network fails: the port is free at once.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn end_abruptly(&self) -> io::Result<()> {
+        let Self::Plain(stream) = self;
+        SockRef::from(stream).set_linger(Some(Duration::ZERO))
+    }
+}
+
+/// What `connect(2)` of a socket that does not block says first, on Linux.
+const EINPROGRESS: i32 = 115;
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Self::Plain(stream) = self;
+        stream.read(buffer)
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Self::Plain(stream) = self;
+        stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_connections_to_loopback_come_from_several_addresses() {
+        let sources = Sources::default();
+        let loopback = SocketAddr::from(([127, 0, 0, 1], 1));
+        for _ in 0..CONNECTIONS_PER_SOURCE {
+            assert_eq!(sources.next(loopback), None);
+        }
+        assert_eq!(sources.next(loopback), Some(Ipv4Addr::new(127, 0, 0, 2)));
+        assert_eq!(sources.next(SocketAddr::from(([192, 0, 2, 1], 1))), None);
+    }
+}

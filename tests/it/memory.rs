@@ -1,0 +1,46 @@
+//! What the server says of its memory is near what the kernel says of it, and is nothing when nobody is there.
+
+use crate::client::{assert_idle, eventually, metric, metrics, path, start, subscribe};
+use crate::server::Server;
+use crate::websocket::{self, WebSocket};
+
+const CONNECTIONS: usize = 2_000;
+
+/// Bytes by the server's own estimate, and by the kernel.
+fn memory(server: &Server) -> (f64, f64) {
+    let metrics = metrics(server);
+    let estimate = metrics.iter().filter(|(name, _)| name.starts_with("memory_bytes{")).map(|(_, bytes)| bytes).sum();
+    (estimate, metrics["resident_bytes"])
+}
+
+/// Each with a channel that all have, and one of its own.
+fn crowd(server: &Server, path: &str, count: usize) -> Vec<WebSocket> {
+    let one = |number: usize| {
+        let mut socket = WebSocket::accept(websocket::ask(server.addresses.public, path, &[]).unwrap()).unwrap();
+        subscribe(&mut socket, "everybody");
+        subscribe(&mut socket, &format!("own-channel-number-{number}"));
+        socket
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn the_estimate_is_near_the_truth_and_comes_back_to_nothing() {
+    rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    let server = start(&[("node.shards", "2")]);
+    let path = path("u1");
+    // what the first clients cost once is none of theirs
+    drop(crowd(&server, &path, 100));
+    eventually("they are gone", || memory(&server).0 == 0.0);
+    let (_, resident) = memory(&server);
+    let left = metric(&server, "memory_left_bytes");
+    let mut crowd = crowd(&server, &path, CONNECTIONS);
+    let (estimate, resident) = (memory(&server).0, memory(&server).1 - resident);
+    assert_eq!(metric(&server, "memory_left_bytes"), left - estimate);
+    assert!(metric(&server, "memory_bytes{of=\"connections\"}") >= CONNECTIONS as f64 * 1_000.0);
+    let ratio = estimate / resident;
+    assert!((0.5..1.5).contains(&ratio), "{estimate} bytes by its estimate, {resident} by the kernel's");
+    assert_idle(&mut crowd[CONNECTIONS - 1]);
+    drop(crowd);
+    eventually("nothing is left", || memory(&server).0 == 0.0);
+}
