@@ -1,5 +1,5 @@
 //! Echoes every message, through the same listener, handshake, codec and session code as the product: for suites that
-//! examine a WebSocket server from outside, such as Autobahn.
+//! examine a WebSocket server from outside, such as Autobahn. Messages may come deflated; replies are plain, as all are.
 //!
 //! `cargo run --release --example ws_echo -- 127.0.0.1:9001`, then point the suite at `ws://127.0.0.1:9001`.
 
@@ -80,8 +80,11 @@ fn main() -> anyhow::Result<()> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".to_owned());
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     control.block_on(async {
-        let listener =
-            config::Listener { address: config::Address::Tcp(address.parse()?), ..config::Listener::blank() };
+        let listener = config::Listener {
+            address: config::Address::Tcp(address.parse()?),
+            permessage_deflate: true,
+            ..config::Listener::blank()
+        };
         let limits = Limits {
             command_bytes_max: MESSAGE_BYTES_MAX,
             outbox_bytes_max: MESSAGE_BYTES_MAX,

@@ -62,7 +62,7 @@ pub struct Limits {
     pub outbox_total_bytes_max: usize,
     /// Message of an event, in bytes. Below it: sent plain, also to clients that agreed on permessage-deflate.
     pub deflate_bytes_min: usize,
-    /// Message of an event, in bytes. Beyond it: sent plain, for deflating holds up a shard, by some 10 ms for each MiB.
+    /// Message of an event, in bytes. Beyond it: sent plain, for deflating holds up a shard, by some 20 ms for each MiB.
     pub deflate_bytes_max: usize,
     /// Bytes of accepted events that a shard has not yet fanned out. Beyond it: publishes are answered 503.
     pub backlog_bytes_max: usize,

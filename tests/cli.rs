@@ -761,7 +761,7 @@ fn a_bench_of_its_own_server_ends_with_a_table_and_one_line_of_json() {
     let ended = hydrant(&["bench", "--quick", "publish", "many", "--json", path.to_str().unwrap()]);
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     contains(&ended.stderr, &["publish kept-alive (1/1): server CPU, us per request "]);
-    contains(&ended.stdout, &["hydrant 0.1.0 drove its own server (pusher)", "\nmany 1 channels of 4, 500/s "]);
+    contains(&ended.stdout, &["hydrant 0.1.0 drove its own server (pusher)", "\nmany 500/s to 1 x 4 "]);
     let json = bench_json(&ended);
     assert_eq!(fs::read_to_string(path).unwrap(), format!("{json}\n"));
     assert_eq!((&json["format"], &json["server"], &json["quick"]), (&1.into(), &"own".into(), &true.into()));

@@ -412,10 +412,11 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a close frame on every connection and waits until the server has closed them all.
+    /// Sends a close frame on every connection and waits until the server has closed them all. Where it does not within
+    /// 20 seconds, that is said, and they are dropped.
     ///
     /// # Errors
-    /// When some are still open after 20 seconds.
+    /// The system's, or when the run is interrupted.
     pub fn close(mut self) -> Result<()> {
         let mut tally = Tally::empty();
         for connection in self.connections.iter_mut().filter(|connection| connection.state != State::Closed) {
@@ -430,7 +431,11 @@ impl Client {
         let ended = Instant::now() + CLOSING_PATIENCE;
         while self.connections.iter().any(|connection| connection.state == State::Open) {
             check_interrupted()?;
-            ensure!(Instant::now() < ended, "the server left connections open after a close frame");
+            if Instant::now() > ended {
+                let left = self.connections.iter().filter(|connection| connection.state == State::Open).count();
+                eprintln!("  the server left {left} connections open after a close frame");
+                break;
+            }
             self.look(&mut tally)?;
             thread::sleep(LOOK_INTERVAL);
         }

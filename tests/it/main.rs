@@ -211,6 +211,8 @@ transcripts! { pusher:
     legacy_channel_names
     limit_cache_bytes_max
     limit_cache_ttl_ms
+    limit_deflate_bytes_max
+    limit_deflate_bytes_min
     limit_event_channels_max
     limit_hook_retry_ms
     limit_hook_timeout_ms

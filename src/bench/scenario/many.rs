@@ -41,7 +41,7 @@ fn of_channels(run: &Run<'_>, channels: u32) -> Result<Case> {
         Figure::delay("p99_ms", "delivery, p99 ms"),
         nothing_amiss(run),
     ];
-    let case = format!("{channels} channels of {audience}, {rate}/s");
+    let case = format!("{rate}/s to {channels} x {audience}");
     run.in_turns(Scenario::Many, case, figures, "", &|| of_server(run, channels, audience, rate), None)
 }
 
