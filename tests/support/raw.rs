@@ -60,6 +60,7 @@ impl Setup {
             r#"
 node.shards = 1
 limits.pusher_batch_events_max = 100
+limits.ping_interval_ms = 3600000
 [[listen]]
 address = "127.0.0.1:0"
 doors = ["pusher", "push1st-socket", "gusher"]
