@@ -46,7 +46,7 @@ impl Crowd {
         let (app, channel) = (AppKey::from("app"), "news");
         let mut core = Core::new(0, node.clone(), settings.clone());
         for (form, nonce) in readers.zip(0..) {
-            let permit = node.admission.admit(&app, None, &settings).expect("there is no limit");
+            let permit = node.admission.admit(&app, None, 1_000, &settings).expect("there is no limit");
             let (user, permissions) = (UserId::from(""), Permissions::default());
             let hello = Hello { permit, user, permissions, form, session: None, must_authorize: false, nonce };
             let id = core.connect(hello).expect("no user's name is too long");
