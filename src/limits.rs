@@ -51,6 +51,9 @@ pub struct Limits {
     /// Accepted sockets of one listener that are not (yet) client connections: requests, keep-alive, handshakes. Beyond
     /// it: closed at once.
     pub http_connections_max: usize,
+    /// TLS handshakes under way at once on one shard; one whose client does not go on counts for a second. Beyond it:
+    /// they wait, in the order in which they came.
+    pub tls_handshakes_max: usize,
     /// Bytes waiting for one connection to read them. Beyond it: the connection is closed and counted. One frame, or one
     /// batch of a channel's events joined for all its subscribers (256 KiB at most), may be larger, if it is alone.
     pub outbox_bytes_max: usize,
@@ -120,6 +123,7 @@ impl Default for Limits {
             connections_per_ip_max: 0,
             memory_bytes_max: 0,
             http_connections_max: 20_000,
+            tls_handshakes_max: 64,
             outbox_bytes_max: 1 << 20,
             outbox_total_bytes_max: 256 << 20,
             deflate_bytes_min: 512,

@@ -30,6 +30,7 @@ use crate::protocol::pusher::PusherDoor;
 use crate::protocol::pusher::idempotency::Idempotency;
 use crate::shard::door::FrontDoor;
 use crate::shard::listener::{Listener, Socket, Trust, bind};
+use crate::shard::tls::{Identity, Tls};
 use crate::shard::ws::deflate::deflate;
 use crate::shard::{Doors, Given, Mail, Shard, Shared};
 
@@ -146,14 +147,42 @@ impl Node {
     pub fn reload(&self, config: &Config) -> anyhow::Result<()> {
         let Some((listeners, kept)) = &self.reloading else { bail!("this node was not started from a configuration") };
         let (doors, apps) = doors(config, kept)?;
+        let identities = self.new_identities(listeners, config)?;
         self.hooks.replace(&hook_settings(config), &app_hooks(config))?;
         kept.put_in_force(apps);
+        for (tls, spec, identity) in identities {
+            tls.replace(spec, identity);
+        }
         let doors: Doors = listeners.iter().map(|listener| doors.of(listener)).collect();
         let settings = Arc::new(settings(config));
         for mailbox in self.mailboxes.iter() {
             let _ = mailbox.send(Mail::Reload(settings.clone(), doors.clone()));
         }
         Ok(())
+    }
+
+    /// The certificates that have become others since listeners show them. A listener is known by its address.
+    fn new_identities(
+        &self,
+        bound: &[config::Listener],
+        config: &Config,
+    ) -> anyhow::Result<Vec<(&Tls, config::Tls, Identity)>> {
+        let mut identities = Vec::new();
+        for (index, (listener, before)) in self.listeners.iter().zip(bound).enumerate() {
+            // several may have the address of any port
+            let same = |other: &&config::Listener| other.address == before.address;
+            let place = bound[..index].iter().filter(same).count();
+            let spec = config.listen.iter().enumerate().filter(|(_, other)| same(other)).nth(place);
+            if let Some(tls) = &listener.tls
+                && let Some((place, after)) = spec
+                && let Some(spec) = after.tls()
+                && tls.is_renewed_by(&spec)
+                && let Some((spec, identity)) = identity(place, after)?
+            {
+                identities.push((tls, spec, identity));
+            }
+        }
+        Ok(identities)
     }
 
     /// Whether keys, secrets and the target of jobs are fit for use: what only their users can tell. Listens and
@@ -163,6 +192,9 @@ impl Node {
     /// The first that is not.
     pub fn check(config: &Config) -> anyhow::Result<()> {
         doors(config, &Kept::new())?;
+        for (index, listener) in config.listen.iter().enumerate() {
+            identity(index, listener)?;
+        }
         let hooks = Hooks::start(tokio::runtime::Handle::current(), &hook_settings(config));
         hooks.check(&hook_settings(config), &app_hooks(config))?;
         jobs(config)?;
@@ -186,7 +218,7 @@ impl Node {
                 address: spec.address.clone(),
                 reason,
             })?;
-            let listener = Arc::new(listener(index, spec, address, trusted_proxies.clone(), shards));
+            let listener = Arc::new(listener(index, spec, address, trusted_proxies.clone(), shards)?);
             for (shard, socket) in bound.into_iter().enumerate() {
                 sockets[shard].push((listener.clone(), socket));
             }
@@ -411,15 +443,28 @@ fn jobs(config: &Config) -> anyhow::Result<Jobs> {
     })
 }
 
+/// What a listener is to show, if it is to speak TLS.
+fn identity(index: usize, listener: &config::Listener) -> anyhow::Result<Option<(config::Tls, Identity)>> {
+    let Some(tls) = listener.tls() else { return Ok(None) };
+    let ip = match listener.address {
+        Address::Tcp(address) => Some(address.ip()),
+        Address::Unix(_) => None,
+    };
+    let identity = Identity::new(&tls, ip).with_context(|| format!("listen[{index}]"))?;
+    Ok(Some((tls, identity)))
+}
+
 fn listener(
     index: usize,
     spec: config::Listener,
     address: Address,
     trusted_proxies: Arc<[IpNet]>,
     shards: usize,
-) -> Listener {
-    Listener {
+) -> anyhow::Result<Listener> {
+    let tls = identity(index, &spec)?.map(|(spec, identity)| Tls::new(spec, identity));
+    Ok(Listener {
         address,
+        tls,
         names: spec.doors.iter().map(|door| door.word().to_owned()).collect(),
         index,
         path_prefix: spec.path_prefix,
@@ -429,5 +474,5 @@ fn listener(
         trusted_proxies,
         seats: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
         visitors: AtomicUsize::new(0),
-    }
+    })
 }

@@ -428,6 +428,66 @@ fn dev_writes_keys_where_it_is_told() {
 }
 
 #[test]
+fn dev_speaks_tls_with_a_certificate_of_the_boot() {
+    let folder = tempfile::tempdir().unwrap();
+    let keys = folder.path().join("keys");
+    let dev = Dev::anywhere(&["--tls", "--app", "1:demo:the-secret", "--keys-dir", keys.to_str().unwrap()]);
+    let (public, trusted) = (dev.address("gusher"), dev.address("gusher-master"));
+    contains(dev.line(&format!("  https://{public} ")), &["clients connect here"]);
+    contains(dev.line("echo"), &["websocat -nk \"wss://", "/app/demo?protocol=7"]);
+    contains(dev.line("new Pusher("), &["wssPort: ", "forceTLS: true", "\"wss\""]);
+    contains(dev.line("curl -d"), &[&format!("http://{trusted}/api/push/demo/")]);
+    // its fingerprint is that of the file
+    let file = keys.join("tls-certificate.pem");
+    let openssl = run(Command::new("openssl").args(["x509", "-noout", "-fingerprint", "-sha256", "-in"]).arg(&file));
+    let fingerprint = openssl.stdout.trim().split_once('=').unwrap().1;
+    dev.line(&format!("  {fingerprint}"));
+    let publish = |more: &[&str]| {
+        let url = format!("https://{public}/");
+        let words = ["publish", "--url", &url, "--id", "1", "--secret", "the-secret", "--app", "demo"];
+        run(command(PROGRAM).args(words).args(more).args(["news", "greeting", "1"]))
+    };
+    let published = publish(&["--insecure"]);
+    assert_eq!(published.code, Some(0), "{}", published.stderr);
+    let refused = publish(&[]);
+    assert_eq!(refused.code, Some(1));
+    contains(&refused.stderr, &["cannot reach https://", "certificate"]);
+}
+
+#[test]
+fn certificates_that_cannot_be_used() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    for (key, certificate) in [("a.key", "a.pem"), ("b.key", "b.pem")] {
+        let made = run(Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
+            .args(["-subj", "/CN=localhost", "-keyout", &path(key), "-out", &path(certificate)]));
+        assert_eq!(made.code, Some(0), "{}", made.stderr);
+    }
+    fs::write(path("no.pem"), "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n").unwrap();
+    fs::write(path("no.key"), "-----BEGIN PRIVATE KEY-----\nQUJD\n-----END PRIVATE KEY-----\n").unwrap();
+    let check = |certificate: &str, key: &str, expected: &str| {
+        let listen = format!(
+            "listen=[{{address='127.0.0.1:0',doors=['gusher'],tls_certificate='{}',tls_key='{}'}}]",
+            path(certificate),
+            path(key)
+        );
+        for name in ["check-config", "serve"] {
+            let ended = run(command(PROGRAM).args([name, "--set", &listen, "--set", "apps=[{id='1',key='a'}]"]));
+            assert_eq!(ended.code, if expected.is_empty() { Some(0) } else { CONFIG }, "{name} {}", ended.stderr);
+            contains(&ended.stderr, &[expected]);
+            if expected.is_empty() {
+                return;
+            }
+        }
+    };
+    check("a.pem", "a.key", "");
+    check("a.pem", "b.key", &format!("listen[0]: the key in {} does not belong to the", path("b.key")));
+    check("no.pem", "a.key", &format!("{}: the first certificate cannot be used", path("no.pem")));
+    check("a.pem", "no.key", &format!("{}: the key cannot be used", path("no.key")));
+}
+
+#[test]
 fn an_address_in_use_names_what_chooses_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();

@@ -19,6 +19,8 @@ use program::{PROGRAM, Running, Server, command, http, openssl_pair, run};
 
 /// Where clients come.
 const PUBLIC: &str = "127.0.0.1:6001";
+/// Where clients come with TLS.
+const SECURE: &str = "127.0.0.1:6443";
 /// Where backends come that need no credentials.
 const TRUSTED: &str = "127.0.0.1:6002";
 /// Of the app's own backend, which a program plays.
@@ -30,6 +32,12 @@ const CONFIG: &str = r#"
 [[listen]]
 address = "127.0.0.1:6001"
 doors = ["pusher", "push1st-socket", "gusher"]
+
+[[listen]]
+address = "127.0.0.1:6443"
+doors = ["pusher"]
+tls_certificate = "certificate.pem"
+tls_key = "certificate.key"
 
 [[listen]]
 address = "127.0.0.1:6002"
@@ -106,15 +114,17 @@ fn converse(test: &str, deflate: Deflate, interpreter: &Path, script: &str, more
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         openssl_pair(folder);
+        openssl_certificate(folder);
         fs::write(folder.join("hydrant.toml"), deflate.config()).unwrap();
         let start = || {
             let mut serve = command(PROGRAM);
-            Server::start(serve.current_dir(folder).args(["serve", "--config", "hydrant.toml"]), 2)
+            Server::start(serve.current_dir(folder).args(["serve", "--config", "hydrant.toml"]), 3)
         };
         let mut server = start();
         let mut client = command(interpreter);
         client.arg(project("tests/clients").join(script)).args([PUBLIC, BACKEND]).args(APP).args(more(folder));
         client.env("NODE_MODULES", installed("node/node_modules"));
+        client.env("SECURE", SECURE).env("NODE_EXTRA_CA_CERTS", folder.join("certificate.pem"));
         client.env("PYTHONUNBUFFERED", "1").env("PYTHONDONTWRITEBYTECODE", "1");
         let mut client = Running::start(&mut client);
         while let Ok(Some(line)) = client.stdout.next(STEP_MAX) {
@@ -136,6 +146,16 @@ fn converse(test: &str, deflate: Deflate, interpreter: &Path, script: &str, more
         let deflated = metrics.lines().find_map(|line| line.strip_prefix("hydrant_frames_deflated_total "));
         assert_eq!(deflated.unwrap() != "0", deflate == Deflate::On, "{deflated:?} frames were deflated");
     });
+}
+
+/// A certificate for this machine that nobody knows, and its key.
+fn openssl_certificate(folder: &Path) {
+    let mut openssl = command("openssl");
+    openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]);
+    openssl.args(["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]);
+    openssl.args(["-keyout", "certificate.key", "-out", "certificate.pem"]);
+    let ended = run(openssl.current_dir(folder));
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
 }
 
 fn node() -> PathBuf {

@@ -139,6 +139,44 @@ fn dev_prints_lines_that_work() {
     });
 }
 
+/// The lines that it prints for TLS, and clients that trust its certificate and nothing else.
+#[test]
+fn dev_with_tls_prints_lines_that_work() {
+    network::own("dev_with_tls_prints_lines_that_work", || {
+        let folder = checkout();
+        let folder = folder.path();
+        let server = Dev::start(&mut bash(folder, "exec target/release/hydrant dev --tls --keys-dir keys"));
+        let certificate = folder.join("keys/tls-certificate.pem");
+        let line = |start: &str| format!("{}\n", server.line(start));
+        let page = |name: &str| {
+            let lines = ["const", "", ""].iter().zip(["", ".onopen", ".onmessage"]);
+            let lines = lines.map(|(before, after)| line(format!("{before} {name}{after}").trim()));
+            let mut page = browser(&lines.collect::<String>(), "");
+            page.env("NODE_EXTRA_CA_CERTS", &certificate);
+            page
+        };
+        let url = server.line("const socket").split('"').nth(1).unwrap();
+        let python = format!(
+            "import ssl\nfrom websockets.sync.client import connect\n\
+             with connect({url:?}, ssl=ssl.create_default_context(cafile={certificate:?})) as socket:\n    \
+             socket.send('{{\"event\":\"pusher:subscribe\",\"data\":{{\"channel\":\"news\"}}}}')\n    \
+             for message in socket: print(message)\n"
+        );
+        fs::write(folder.join("listen.py"), python).unwrap();
+        let clients = vec![
+            ("gusher, browser", page("gusher")),
+            ("Pusher, browser", page("socket")),
+            ("Pusher, python", bash(folder, "exec python3 listen.py")),
+        ];
+        let push = line("curl ") + &line("target/release/hydrant publish --url");
+        let signed = line("target/release/hydrant publish --secret");
+        all_hear(clients, &mut bash(folder, &(push + &signed)), 3);
+        let healthz = format!("curl -sS --cacert {} https://127.0.0.1:6001/healthz", certificate.display());
+        assert_eq!(succeeds(&mut bash(folder, &healthz)).stdout.trim_end(), "ok");
+        assert_eq!(server.running.stop().code, Some(0));
+    });
+}
+
 #[test]
 fn readme_behind_nginx() {
     network::own("readme_behind_nginx", || {

@@ -13,6 +13,8 @@ use crate::config::{Address, App, ChannelKind, Config, Door, Listener, Overrides
 use crate::credential::jwt::GusherClaims;
 use crate::credential::keygen::{self, RsaPair};
 use crate::node::Node;
+use crate::shard;
+use crate::shard::tls::Identity;
 
 use super::serve::serve;
 use super::sources;
@@ -34,13 +36,16 @@ pub struct Args {
     /// Where health and metrics are, such as 127.0.0.1:9601
     #[arg(long, value_name = "ADDR")]
     ops: Option<String>,
+    /// Speak TLS where clients connect, with a certificate made for this boot
+    #[arg(long)]
+    tls: bool,
     /// An app instead of one made for this boot; the secret may be left out. Repeatable
     #[arg(long = "app", value_name = "ID:KEY:SECRET")]
     apps: Vec<String>,
     /// The public key, a PEM file, that users' tokens are signed for, instead of a pair made for this boot
     #[arg(long, value_name = "FILE")]
     gusher_public_key: Option<PathBuf>,
-    /// Write the key pair made for this boot to this directory, to sign tokens with
+    /// Write the key pair made for this boot to this directory, to sign tokens with; with --tls the certificate, too
     #[arg(long, value_name = "DIR", conflicts_with = "gusher_public_key")]
     keys_dir: Option<PathBuf>,
 }
@@ -68,6 +73,13 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         }
     }
     let config = &mut loaded.config;
+    if args.tls {
+        let is_for_clients =
+            |listener: &&mut Listener| !listener.trusted && !matches!(listener.address, Address::Unix(_));
+        for listener in config.listen.iter_mut().filter(is_for_clients) {
+            listener.tls_self_signed = listener.tls_certificate.is_none();
+        }
+    }
     let index = config.apps.iter().position(|app| app.enabled);
     let index = match index {
         Some(index) => index,
@@ -89,8 +101,9 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         (Some(pair), Some(dir)) => Some(write_pair(pair, dir)?),
         _ => None,
     };
+    let certificate_file = args.keys_dir.filter(|_| args.tls).map(|dir| dir.join("tls-certificate.pem"));
     let (config, app) = (loaded.config.clone(), loaded.config.apps[index].clone());
-    let guide = Guide { config: &config, app: &app, pair, key_file };
+    let guide = Guide { config: &config, app: &app, pair, key_file, certificate_file };
     serve(loaded, None, flag, |node| {
         // a terminal that has gone away must not end the server
         let _ = write!(std::io::stdout(), "{}", guide.text(node));
@@ -154,6 +167,8 @@ struct Guide<'a> {
     pair: Option<RsaPair>,
     /// Where its private key was written.
     key_file: Option<PathBuf>,
+    /// Where the certificate that is made at the start is to be written.
+    certificate_file: Option<PathBuf>,
 }
 
 impl Guide<'_> {
@@ -172,15 +187,19 @@ impl Guide<'_> {
                 "backends push here"
             };
             let reach = if listener.address.is_local() { "from this machine" } else { "from any machine" };
-            let url = url(&listener.address).unwrap_or_else(|| listener.address.to_string());
+            let url = url(listener).unwrap_or_else(|| listener.address.to_string());
             let _ = writeln!(out, "  {url:<22}  {purpose}, {reach} ({})", listener.names.join(", "));
+        }
+        let own = node.listeners().iter().find_map(|one| Some((url(one)?, one.tls.as_ref()?.self_signed()?)));
+        if let Some((url, identity)) = &own {
+            self.tell_certificate(&mut out, url, identity);
         }
         let App { id, key, secret, .. } = self.app;
         let secret = secret.as_ref().map_or("none", |secret| secret.expose());
         let _ = writeln!(out, "\n  app id      {id}\n  app key     {key}\n  app secret  {secret}\n");
         let door = |door: Door, prefix: &str| {
             let mut listeners = node.listeners().iter().filter(|one| one.names.iter().any(|name| name == door.word()));
-            listeners.find_map(|one| Some(format!("{}{}{prefix}", url(&one.address)?, one.path_prefix)))
+            listeners.find_map(|one| Some(format!("{}{}{prefix}", url(one)?, one.path_prefix)))
         };
         let gusher = &self.config.gusher;
         let client = door(Door::GusherClient, &gusher.client_prefix);
@@ -197,6 +216,22 @@ impl Guide<'_> {
         out
     }
 
+    /// What a certificate of this boot is known by, and how it is taken.
+    fn tell_certificate(&self, out: &mut String, url: &str, identity: &Identity) {
+        let fingerprint = identity.fingerprint();
+        let _ = writeln!(
+            out,
+            "\n  The certificate is of this boot too. SHA-256:\n  {fingerprint}\n  \
+             A browser takes it once you have opened {url}/healthz and told it to; curl and websocat do with -k."
+        );
+        let Some(file) = &self.certificate_file else { return };
+        let shown = file.display();
+        let _ = match std::fs::write(file, identity.certificate_pem()) {
+            Ok(()) => writeln!(out, "  It is in {shown}: curl --cacert {shown}, NODE_EXTRA_CA_CERTS={shown}."),
+            Err(error) => writeln!(out, "  It cannot be written to {shown}: {error}"),
+        };
+    }
+
     /// A Pusher client. `url` ends with `/`.
     fn paste_pusher(&self, out: &mut String, url: &str) {
         const SUBSCRIBE: &str = r#"{"event":"pusher:subscribe","data":{"channel":"news"}}"#;
@@ -204,21 +239,24 @@ impl Guide<'_> {
         let _ = writeln!(
             out,
             "Pusher: connect, and subscribe to the channel \"news\".\n\n\
-             echo '{SUBSCRIBE}' | websocat -n \"{socket}\"\n\n   \
+             echo '{SUBSCRIBE}' | websocat {} \"{socket}\"\n\n   \
              Or in a browser: open about:blank, and paste into its console:\n\n\
              const socket = new WebSocket(\"{socket}\");\n\
              socket.onopen = () => socket.send('{SUBSCRIBE}');\n\
-             socket.onmessage = (message) => console.log(message.data);\n"
+             socket.onmessage = (message) => console.log(message.data);\n",
+            websocat_flags(url)
         );
         if let Ok(url) = reqwest::Url::parse(url) {
+            let is_tls = url.scheme() == "https";
+            let (kind, transports) = if is_tls { ("wssPort", "\"ws\", \"wss\"") } else { ("wsPort", "\"ws\"") };
             let (host, port) = (url.host_str().unwrap_or_default(), url.port_or_known_default().unwrap_or_default());
             let path = url.path().trim_end_matches('/');
             let path = if path.is_empty() { String::new() } else { format!(", wsPath: \"{path}\"") };
             let _ = writeln!(
                 out,
                 "   pusher-js, and Laravel Echo on top of it:\n\n\
-                 new Pusher(\"{}\", {{ wsHost: \"{host}\", wsPort: {port}{path}, forceTLS: false, \
-                 enabledTransports: [\"ws\"], cluster: \"\" }})\n",
+                 new Pusher(\"{}\", {{ wsHost: \"{host}\", {kind}: {port}{path}, forceTLS: {is_tls}, \
+                 enabledTransports: [{transports}], cluster: \"\" }})\n",
                 self.app.key
             );
         }
@@ -242,7 +280,8 @@ impl Guide<'_> {
             "gusher: a token for the user alice; your backend will sign such tokens with its private key{why}. Then \
              connect, and subscribe.\n\n\
              TOKEN={token}\n\n\
-             echo '{SUBSCRIBE}' | websocat -n \"{url}ws/{key}?token=$TOKEN\"\n"
+             echo '{SUBSCRIBE}' | websocat {} \"{url}ws/{key}?token=$TOKEN\"\n",
+            websocat_flags(url)
         );
         if let Some(token) = ready {
             let _ = writeln!(
@@ -263,14 +302,30 @@ impl Guide<'_> {
         let _ = writeln!(
             out,
             "In a third terminal, push an event, and see it arrive, whatever the client speaks. Any of:\n\n\
-             curl -d 'data={{\"hello\":\"world\"}}' '{master}push/{key}/news/greeting'"
+             curl{} -d 'data={{\"hello\":\"world\"}}' '{master}push/{key}/news/greeting'",
+            if is_secure(master) { " -k" } else { "" }
         );
+        let insecure = |url: &str| if is_secure(url) { " --insecure" } else { "" };
         if let (Some(url), Some(secret)) = (pusher, secret) {
             let secret = secret.expose();
-            let _ = writeln!(out, "{program} publish --secret {secret} --id {id} --url '{url}' --app {key} {DATA}");
+            let _ = writeln!(
+                out,
+                "{program} publish --secret {secret} --id {id}{} --url '{url}' --app {key} {DATA}",
+                insecure(url)
+            );
         }
-        let _ = writeln!(out, "{program} publish --url '{master}' --app {key} {DATA}\n");
+        let _ = writeln!(out, "{program} publish{} --url '{master}' --app {key} {DATA}\n", insecure(master));
     }
+}
+
+/// Whether a URL is one of TLS.
+fn is_secure(url: &str) -> bool {
+    url.starts_with("https:") || url.starts_with("wss:")
+}
+
+/// How websocat reads from a pipe, and takes a certificate that nobody knows.
+fn websocat_flags(url: &str) -> &'static str {
+    if is_secure(url) { "-nk" } else { "-n" }
 }
 
 /// This program, as it was called.
@@ -291,12 +346,13 @@ fn ready_token(pair: &RsaPair, app_key: &str) -> Option<String> {
 }
 
 /// How a program on this machine reaches a TCP listener.
-fn url(address: &Address) -> Option<String> {
-    let Address::Tcp(address) = address else { return None };
+fn url(listener: &shard::listener::Listener) -> Option<String> {
+    let Address::Tcp(address) = &listener.address else { return None };
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    Some(format!("http://{}", SocketAddr::new(ip, address.port())))
+    let scheme = if listener.tls.is_some() { "https" } else { "http" };
+    Some(format!("{scheme}://{}", SocketAddr::new(ip, address.port())))
 }

@@ -36,6 +36,9 @@ pub struct Args {
     /// The listener's token, if it has one
     #[arg(long, value_name = "TOKEN", env = "HYDRANT_PUBLISH_TOKEN", hide_env_values = true)]
     token: Option<String>,
+    /// Take any certificate, such as the one that `hydrant dev --tls` makes
+    #[arg(short = 'k', long)]
+    insecure: bool,
     /// Channel
     channel: String,
     /// Event name
@@ -83,7 +86,8 @@ async fn publish(args: Args) -> anyhow::Result<()> {
         url.set_query(Some(&query));
     }
     // a proxy for the web does not lead to a server of one's own
-    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT).build()?;
+    let client = reqwest::Client::builder().no_proxy().timeout(TIMEOUT);
+    let client = client.danger_accept_invalid_certs(args.insecure).build()?;
     let mut request = client.post(url).header(CONTENT_TYPE, content_type).body(body);
     if let Some(token) = &args.token {
         request = request.bearer_auth(token);

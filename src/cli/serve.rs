@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::{Address, Config, Listener, Loaded, Overrides, difference};
 use crate::node::{ListenError, Node};
 use crate::ops::log;
+use crate::shard::tls::Tls;
 
 use super::sources;
 use super::watch::Watch;
@@ -29,7 +30,12 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     serve(load()?, Some(&|| Ok(load()?)), no_flag, |node| {
         for listener in node.listeners() {
             let doors = listener.names.join(", ");
-            tracing::info!(address = %listener.address, doors, trusted = listener.trust.trusted, "listening");
+            let tls = listener.tls.is_some();
+            tracing::info!(address = %listener.address, doors, tls, trusted = listener.trust.trusted, "listening");
+            if let Some(identity) = listener.tls.as_ref().and_then(Tls::self_signed) {
+                let fingerprint = identity.fingerprint();
+                tracing::info!(address = %listener.address, fingerprint, "self-signed certificate");
+            }
         }
     })
 }

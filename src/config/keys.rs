@@ -78,6 +78,9 @@ fn listen(w: &mut impl Walk, listener: &mut Listener) {
     secret(w, "token", "token_file", &mut listener.token);
     w.key("hosts", &mut listener.hosts);
     w.key("path_prefix", &mut listener.path_prefix);
+    w.key("tls_certificate", &mut listener.tls_certificate);
+    w.key("tls_key", &mut listener.tls_key);
+    w.key("tls_self_signed", &mut listener.tls_self_signed);
     w.key("permessage_deflate", &mut listener.permessage_deflate);
     // Printed for unix sockets only: for others it is an error to write it.
     let mut unix_mode = matches!(listener.address, Address::Unix(_)).then_some(listener.unix_mode);
@@ -182,6 +185,7 @@ fn limits(w: &mut impl Walk, limits: &mut Limits) {
     w.number("connections_per_ip_max", COUNT_OR_NONE, &mut limits.connections_per_ip_max);
     w.number("memory_bytes_max", COUNT_OR_NONE, &mut limits.memory_bytes_max);
     w.number("http_connections_max", COUNT, &mut limits.http_connections_max);
+    w.number("tls_handshakes_max", COUNT, &mut limits.tls_handshakes_max);
     w.number("outbox_bytes_max", COUNT, &mut limits.outbox_bytes_max);
     w.number("outbox_total_bytes_max", COUNT, &mut limits.outbox_total_bytes_max);
     w.number("deflate_bytes_min", COUNT, &mut limits.deflate_bytes_min);

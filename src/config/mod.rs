@@ -39,7 +39,8 @@ pub use overrides::Overrides;
 pub use print::print_effective;
 pub use reload::{Change, Difference, What, difference};
 pub use values::{
-    Address, ChannelKind, Door, FileMode, HookEvent, HookFormat, HookTarget, LogFormat, PublicKeyPem, Secret, SecretUrl,
+    Address, Certificate, ChannelKind, Door, FileMode, HookEvent, HookFormat, HookTarget, LogFormat, PrivateKey,
+    PublicKeyPem, Secret, SecretUrl,
 };
 
 use error::Findings;
@@ -90,8 +91,28 @@ pub struct Listener {
     /// The names, besides IP addresses and `localhost`, that a trusted listener goes by in `Host` and `Origin`; `*` is
     /// any.
     pub hosts: Vec<String>,
+    /// The certificate of a listener that speaks TLS, with [`Listener::tls_key`].
+    pub tls_certificate: Option<Certificate>,
+    /// Its key.
+    pub tls_key: Option<PrivateKey>,
+    /// Whether it speaks TLS with a certificate of its own making.
+    pub tls_self_signed: bool,
     /// Whether messages may be deflated here (permessage-deflate, RFC 7692), whatever the app.
     pub permessage_deflate: bool,
+}
+
+/// What a listener shows to clients that ask for TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tls {
+    /// A certificate and its key, each from a file.
+    Files {
+        /// The certificate.
+        certificate: Certificate,
+        /// Its key.
+        key: PrivateKey,
+    },
+    /// A certificate that is made at the start.
+    SelfSigned,
 }
 
 /// A tenant.
@@ -310,7 +331,18 @@ impl Listener {
             allow: Vec::new(),
             token: None,
             hosts: Vec::new(),
+            tls_certificate: None,
+            tls_key: None,
+            tls_self_signed: false,
             permessage_deflate: false,
+        }
+    }
+
+    /// Its TLS; none if it speaks plainly.
+    pub fn tls(&self) -> Option<Tls> {
+        match (&self.tls_certificate, &self.tls_key) {
+            (Some(certificate), Some(key)) => Some(Tls::Files { certificate: certificate.clone(), key: key.clone() }),
+            _ => self.tls_self_signed.then_some(Tls::SelfSigned),
         }
     }
 }

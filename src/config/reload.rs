@@ -12,6 +12,9 @@ use super::{Config, Loaded};
 /// The beginnings of the paths whose values a node takes from its configuration once, at its start.
 const STARTED_WITH: [&str; 6] = ["node.", "listen", "gusher.remote.", "proxy.", "shutdown.", "log."];
 
+/// The ends of the paths among them of which a running node takes over another value.
+const RENEWED: [&str; 2] = [".tls_certificate", ".tls_key"];
+
 /// What has changed from one configuration to another.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Difference {
@@ -76,7 +79,10 @@ pub fn difference(old: &Loaded, new: &Loaded) -> Difference {
         }
     }
     let change = |(path, what): (&String, What)| {
-        let needs_restart = STARTED_WITH.iter().any(|start| path.starts_with(start));
+        let is_other_certificate = matches!(what, What::Changed(Some(_), Some(_)))
+            && path.starts_with("listen")
+            && RENEWED.iter().any(|end| path.ends_with(end));
+        let needs_restart = STARTED_WITH.iter().any(|start| path.starts_with(start)) && !is_other_certificate;
         Change { path: path.clone(), what, needs_restart }
     };
     Difference { changes: changes.into_iter().map(change).collect() }

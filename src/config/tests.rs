@@ -298,10 +298,76 @@ fn listener_rules() {
         &one("address = ':1'\ndoors = ['gusher']\nhosts = ['http://a', '*', 'a.b']"),
         &["\"http://a\" is no host name"],
     );
+    let with_tls = |keys: &str| one(&format!("address = ':1'\ndoors = ['gusher']\n{keys}"));
+    check(&with_tls("tls_self_signed = true"), &[]);
+    check(&with_tls("tls_certificate = 'none.pem'"), &["cannot read none.pem: no such file"]);
+    check(&with_tls("tls_certificate = '.'"), &["it is a directory"]);
     check("listen = []", &["listen: the list is empty"]);
     let two = |address: &str| one(&format!("address = '{address}'\ndoors = ['gusher']")).repeat(2);
     check(&two("127.0.0.1:5"), &["listen[1].address: listen[0] has the same address (hydrant.toml:2)"]);
     check(&two("127.0.0.1:0"), &[]);
+}
+
+#[test]
+fn certificates_and_keys() {
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n";
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\nQUJD\n-----END PRIVATE KEY-----\n";
+    #[track_caller]
+    fn check(keys: &str, expected: &[&str]) {
+        let encrypted = KEY.replace("PRIVATE", "ENCRYPTED PRIVATE");
+        let old = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nQUJD\n\
+                   -----END RSA PRIVATE KEY-----\n";
+        let listener = format!("[[listen]]\naddress = ':1'\ndoors = ['gusher']\n{keys}\n");
+        let files = Files::new(&[
+            ("hydrant.toml", &*listener),
+            ("cert.pem", &CERTIFICATE.repeat(2)),
+            ("key.pem", KEY),
+            ("both.pem", &format!("{KEY}{CERTIFICATE}")),
+            ("encrypted.pem", &encrypted),
+            ("old.pem", old),
+            ("empty.pem", ""),
+            ("cut.pem", &CERTIFICATE[..40]),
+        ]);
+        let problems = files.load("hydrant.toml").err().unwrap_or_default();
+        let problems: Vec<_> = problems.lines().filter(|line| line.starts_with("hydrant.toml")).collect();
+        assert_eq!(problems.len(), expected.len(), "{problems:#?}");
+        for (problem, expected) in problems.iter().zip(expected) {
+            assert!(problem.contains(expected), "{problem}");
+        }
+    }
+    let pair = |certificate: &str, key: &str| format!("tls_certificate = '{certificate}'\ntls_key = '{key}'");
+    check(&pair("cert.pem", "key.pem"), &[]);
+    check(&pair("both.pem", "both.pem"), &[]);
+    check(&pair("key.pem", "key.pem"), &["listen[0].tls_certificate: key.pem holds no certificate"]);
+    check(&pair("empty.pem", "cert.pem"), &["empty.pem holds no certificate", "cert.pem holds no private key"]);
+    check(&pair("cut.pem", "key.pem"), &["cut.pem is damaged, or cut off"]);
+    check(&pair("cert.pem", "encrypted.pem"), &["listen[0].tls_key: the key in encrypted.pem is encrypted: decrypt"]);
+    check(&pair("cert.pem", "old.pem"), &["the key in old.pem is encrypted"]);
+    check("tls_certificate = 'cert.pem'", &["listen[0].tls_certificate: `tls_key` is missing"]);
+    check("tls_key = 'key.pem'", &["listen[0].tls_key: `tls_certificate` is missing"]);
+    let twice = format!("{}\ntls_self_signed = true", pair("cert.pem", "key.pem"));
+    check(&twice, &["`tls_certificate` and `tls_self_signed` exclude each other"]);
+    for tls in ["tls_self_signed = true", &pair("cert.pem", "key.pem")] {
+        let listener = format!("[[listen]]\naddress = 'unix:/x'\ndoors = ['gusher']\n{tls}\n");
+        let files = Files::new(&[("hydrant.toml", &*listener), ("cert.pem", CERTIFICATE), ("key.pem", KEY)]);
+        assert!(files.load("hydrant.toml").unwrap_err().contains("listen[0].address: a unix socket speaks no TLS"));
+    }
+    // both are watched, and another content is another value, of which nothing is shown
+    let listener =
+        "[[listen]]\naddress = ':1'\ndoors = ['gusher']\ntls_certificate = 'cert.pem'\ntls_key = 'key.pem'\n";
+    let files = Files::new(&[("hydrant.toml", listener), ("cert.pem", CERTIFICATE), ("key.pem", KEY)]);
+    let load = || load(&Sources { file: Some(files.path("hydrant.toml")), ..Sources::default() }).unwrap();
+    let before = load();
+    assert_eq!(before.files, ["cert.pem", "hydrant.toml", "key.pem"].map(|name| files.path(name)));
+    std::fs::write(files.path("key.pem"), KEY.replace("QUJD", "REVG")).unwrap();
+    let changes = difference(&before, &load()).changes;
+    assert_eq!(changes.iter().map(Change::to_string).collect::<Vec<_>>(), ["listen[0].tls_key changed"]);
+    assert!(!changes[0].needs_restart);
+    let shown = format!("{:?}", before.config.listen[0].tls_key);
+    assert_eq!(shown, format!("Some(PrivateKey({:?}))", files.path("key.pem")));
+    // from none to one is another matter
+    std::fs::write(files.path("hydrant.toml"), "[[listen]]\naddress = ':1'\ndoors = ['gusher']\n").unwrap();
+    assert!(difference(&load(), &before).changes.iter().all(|change| change.needs_restart));
 }
 
 #[test]
@@ -864,7 +930,7 @@ fn a_push1st_deployment_starts_unchanged() {
         "server.yml:5: MQTT is not served",
         "server.yml:13: sockets may push to the kinds of channels in `push` only; Push1ST lets them push to presence \
          and protected channels whatever it says",
-        "server.yml:19: `api.ssl` is ignored: TLS is left to a proxy in front",
+        "server.yml:19: `api.ssl` is ignored: connections here are plain",
         "server.yml:23: SMPP is not served",
         "apps/a.YML:7: `protcted` is ignored: did you mean protected?",
         "apps/a.YML:12: this endpoint is ignored: it is neither http:// nor",
@@ -960,6 +1026,18 @@ fn soketi_variables() {
         ("SOKETI_DEFAULT_APP_IDD", "2"),
         ("SOKETI_EMPTY", ""),
     ]);
+    let files = Files::new(&[
+        ("cert.pem", "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"),
+        ("key.pem", "-----BEGIN PRIVATE KEY-----\nQUJD\n-----END PRIVATE KEY-----\n"),
+    ]);
+    let path = |name: &str| files.path(name).display().to_string();
+    let secure = loaded(&[
+        ("SOKETI_SSL_CERT", &path("cert.pem")),
+        ("SOKETI_SSL_KEY", &path("key.pem")),
+        ("SOKETI_SSL_PASS", "x"),
+    ]);
+    assert!(matches!(secure.listen[0].tls(), Some(Tls::Files { .. })) && secure.listen[1].tls().is_none());
+    assert!(secure.warnings.iter().any(|warning| warning.contains("SOKETI_SSL_PASS is ignored: keys are not")));
     let [public, ops] = &config.listen[..] else { panic!("{:?}", config.listen) };
     assert_eq!((public.address.to_string().as_str(), public.path_prefix.as_str()), ("[::1]:7001", "/ws"));
     assert_eq!((&public.doors[..], ops.address.to_string().as_str()), (&[Door::Pusher][..], "127.0.0.1:7601"));

@@ -92,6 +92,7 @@ fn listener(path: &str, listener: &Listener, found: &mut Findings) {
         }
         _ => {}
     }
+    tls(path, listener, found);
     let prefix = &listener.path_prefix;
     if !prefix.is_empty() && (prefix.ends_with('/') || !is_path(prefix)) {
         let message = "expected nothing, or a path that begins with / and does not end with it, as in /push";
@@ -107,6 +108,24 @@ fn listener(path: &str, listener: &Listener, found: &mut Findings) {
             let message = format!("{host:?} is no host name: write names without scheme and port, or \"*\" for any");
             found.problem(&format!("{path}.hosts"), message);
         }
+    }
+}
+
+fn tls(path: &str, listener: &Listener, found: &mut Findings) {
+    let (certificate, key) = (format!("{path}.tls_certificate"), format!("{path}.tls_key"));
+    let has = [&certificate, &key].map(|path| found.origins.contains_key(path));
+    match has {
+        [true, false] => found.problem(&certificate, "`tls_key` is missing: the file of the certificate's private key"),
+        [false, true] => found.problem(&key, "`tls_certificate` is missing: the file of the key's certificate"),
+        [true, true] if listener.tls_self_signed => {
+            let message = "`tls_certificate` and `tls_self_signed` exclude each other: keep one of them";
+            found.problem(&format!("{path}.tls_self_signed"), message);
+        }
+        _ => {}
+    }
+    if matches!(listener.address, Address::Unix(_)) && (has != [false, false] || listener.tls_self_signed) {
+        let message = "a unix socket speaks no TLS: nobody can listen in on it. Give TLS to a listener on TCP";
+        found.problem(&format!("{path}.address"), message);
     }
 }
 

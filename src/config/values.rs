@@ -3,11 +3,14 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::error::nearest;
 use super::file::read_text;
@@ -419,6 +422,93 @@ impl Setting for PublicKeyPem {
 
     fn files(&self, into: &mut Vec<PathBuf>) {
         into.extend(self.file.clone());
+    }
+}
+
+/// A server's certificate, read from a PEM file, with those that lead from it to one that clients know. Whether it fits
+/// its key is for its user to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// In DER, its own first; at least one.
+    pub chain: Vec<CertificateDer<'static>>,
+    /// The file.
+    pub file: PathBuf,
+}
+
+impl Setting for Certificate {
+    fn read(node: &Node) -> Result<Self, Vec<Wrong>> {
+        let file = node.at.resolve(text(node, "the path of a PEM file")?);
+        let pem = read_text(&file).or_else(|reason| wrong(node, reason))?;
+        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+        match chain {
+            Ok(chain) if !chain.is_empty() => Ok(Certificate { chain, file }),
+            Ok(_) => wrong(node, format!("{} holds no certificate (`-----BEGIN CERTIFICATE-----`)", file.display())),
+            Err(_) => wrong(node, format!("{} is damaged, or cut off: it is no PEM text", file.display())),
+        }
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.file.display().to_string()))
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("{:?} {:?}", self.file, self.chain))
+    }
+
+    fn files(&self, into: &mut Vec<PathBuf>) {
+        into.push(self.file.clone());
+    }
+}
+
+/// The private key of a server's certificate, read from a PEM file. `Debug` shows the file only.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PrivateKey {
+    der: Arc<PrivateKeyDer<'static>>,
+    /// The file.
+    pub file: PathBuf,
+}
+
+impl PrivateKey {
+    /// The key, in DER.
+    pub fn der(&self) -> &PrivateKeyDer<'static> {
+        &self.der
+    }
+}
+
+impl fmt::Debug for PrivateKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("PrivateKey").field(&self.file).finish()
+    }
+}
+
+impl Setting for PrivateKey {
+    fn read(node: &Node) -> Result<Self, Vec<Wrong>> {
+        let file = node.at.resolve(text(node, "the path of a PEM file")?);
+        let pem = read_text(&file).or_else(|reason| wrong(node, reason))?;
+        let shown = file.display();
+        if pem.contains("-----BEGIN ENCRYPTED PRIVATE KEY") || pem.contains("Proc-Type: 4,ENCRYPTED") {
+            let decrypt = "decrypt it with `openssl pkey -in FILE -out KEY.pem`, and let only this server read that";
+            return wrong(node, format!("the key in {shown} is encrypted: {decrypt}"));
+        }
+        match PrivateKeyDer::from_pem_slice(pem.as_bytes()) {
+            Ok(der) => Ok(PrivateKey { der: Arc::new(der), file }),
+            Err(pem::Error::NoItemsFound) => {
+                wrong(node, format!("{shown} holds no private key (`-----BEGIN PRIVATE KEY-----`)"))
+            }
+            Err(_) => wrong(node, format!("{shown} is damaged, or cut off: it is no PEM text")),
+        }
+    }
+
+    fn write(&self) -> Option<String> {
+        Some(quoted(&self.file.display().to_string()))
+    }
+
+    fn identity(&self) -> Option<String> {
+        Some(format!("{:?} {:?}", self.file, self.der.secret_der()))
+    }
+
+    fn files(&self, into: &mut Vec<PathBuf>) {
+        into.push(self.file.clone());
     }
 }
 

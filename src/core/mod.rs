@@ -73,7 +73,7 @@ pub use outbox::Outbox;
 pub use rejection::Rejection;
 pub use request::{Answer, ChannelInfo, Query, RequestId, SessionInfo, Ticket, Which};
 pub use settings::{AppSettings, Settings};
-pub use stats::{Stats, TURN_BUCKETS_US};
+pub use stats::{Stats, TURN_BUCKETS_US, TlsFailure};
 
 /// Subscribers served between two looks at anything else; few under test, so that a handful makes several slices.
 const SLICE_SUBSCRIBERS: usize = if cfg!(test) { 2 } else { 256 };

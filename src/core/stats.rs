@@ -9,6 +9,56 @@ use super::rejection::Rejection;
 /// Upper bounds, in microseconds, of the buckets of [`Stats::turns`]; one more bucket holds the rest.
 pub const TURN_BUCKETS_US: [u64; 10] = [10, 50, 100, 250, 500, 1_000, 2_500, 5_000, 15_000, 50_000];
 
+/// Why a TLS handshake came to nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsFailure {
+    /// It was not complete in time.
+    Timeout,
+    /// The peer went away.
+    Closed,
+    /// It began with a request that was not encrypted.
+    PlainHttp,
+    /// It began with what is no TLS at all.
+    NotTls,
+    /// The two have no version or cipher in common.
+    Incompatible,
+    /// The peer does not trust the certificate.
+    CertificateRefused,
+    /// What came makes no sense.
+    Protocol,
+}
+
+impl TlsFailure {
+    /// Every variant, in the order of [`TlsFailure::index`].
+    pub const ALL: [TlsFailure; 7] = [
+        TlsFailure::Timeout,
+        TlsFailure::Closed,
+        TlsFailure::PlainHttp,
+        TlsFailure::NotTls,
+        TlsFailure::Incompatible,
+        TlsFailure::CertificateRefused,
+        TlsFailure::Protocol,
+    ];
+
+    /// Place in [`TlsFailure::ALL`].
+    pub fn index(self) -> usize {
+        self as usize
+    }
+
+    /// Short name for the `reason` label of metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            TlsFailure::Timeout => "timeout",
+            TlsFailure::Closed => "closed",
+            TlsFailure::PlainHttp => "plain_http",
+            TlsFailure::NotTls => "not_tls",
+            TlsFailure::Incompatible => "incompatible",
+            TlsFailure::CertificateRefused => "certificate_refused",
+            TlsFailure::Protocol => "protocol",
+        }
+    }
+}
+
 /// Counters and gauges of one shard, or the sum over several.
 #[derive(Clone, Default, Debug)]
 pub struct Stats {
@@ -46,6 +96,10 @@ pub struct Stats {
     pub rejections: [u64; Rejection::ALL.len()],
     /// Accepted sockets that were closed at once, for `http_connections_max`.
     pub http_connections_refused: u64,
+    /// TLS handshakes that were completed: in full, and resumed.
+    pub tls_handshakes: [u64; 2],
+    /// TLS handshakes that were not, by [`TlsFailure::index`].
+    pub tls_failures: [u64; TlsFailure::ALL.len()],
     /// Panics caught; each cost at most one connection or one message.
     pub panics: u64,
     /// Bytes waiting in outboxes now.
@@ -79,6 +133,8 @@ impl Stats {
         self.writes += other.writes;
         each(&mut self.rejections, &other.rejections);
         self.http_connections_refused += other.http_connections_refused;
+        each(&mut self.tls_handshakes, &other.tls_handshakes);
+        each(&mut self.tls_failures, &other.tls_failures);
         self.panics += other.panics;
         self.outbox_bytes += other.outbox_bytes;
         each(&mut self.turns, &other.turns);

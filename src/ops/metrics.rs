@@ -13,7 +13,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-use crate::core::{Answer, AppKey, CloseReason, Memory, Query, Rejection, Stats, TURN_BUCKETS_US};
+use crate::core::{Answer, AppKey, CloseReason, Memory, Query, Rejection, Stats, TURN_BUCKETS_US, TlsFailure};
 use crate::hooks::AppTotals;
 use crate::shard::door::{Answering, FrontDoor};
 use crate::shard::http::{self, Exchange, Response};
@@ -175,6 +175,11 @@ impl Collector for Scrape {
         counters(&mut encoder, "connections_closed", "Client connections ever closed", "reason", &closed)?;
         let rejected = Rejection::ALL.map(|rejection| (rejection.label(), stats.rejections[rejection.index()]));
         counters(&mut encoder, "rejections", "Refusals", "reason", &rejected)?;
+        let [full, resumed] = stats.tls_handshakes;
+        let shaken = [("full", full), ("resumed", resumed)];
+        counters(&mut encoder, "tls_handshakes", "TLS handshakes completed", "kind", &shaken)?;
+        let failed = TlsFailure::ALL.map(|failure| (failure.label(), stats.tls_failures[failure.index()]));
+        counters(&mut encoder, "tls_handshake_failures", "TLS handshakes that came to nothing", "reason", &failed)?;
         let events: Vec<(&str, u64)> = stats.app_events_in.iter().map(|(app, count)| (app.as_str(), *count)).collect();
         counters(&mut encoder, "app_events_in", "Events accepted for channels, per configured app", "app", &events)?;
         for (name, help, apps) in [

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::listener::{Listener, Trust};
 use super::stream::Stream;
+use super::tls::handshake::shake_hands;
 use super::{Running, Shard, Shared};
 use crate::core::Settings;
 use crate::credential::constant_time_eq;
@@ -165,6 +166,11 @@ impl Seat {
         Self { listener, shard }
     }
 
+    /// Whether its listener speaks TLS.
+    pub(super) fn has_tls(&self) -> bool {
+        self.listener.tls.is_some()
+    }
+
     /// Whether messages may be deflated on its listener.
     pub(super) fn deflates(&self) -> bool {
         self.listener.deflates
@@ -212,7 +218,16 @@ pub(super) async fn serve(shard: Rc<Shard>, seat: Seat, stream: Stream) {
         return;
     };
     let peer = stream.peer();
-    let due = Rc::new(Due::first(limits.handshake_timeout));
+    let first_due = Instant::now() + limits.handshake_timeout;
+    let stream = match (stream, &listener.tls) {
+        // boxed: the handshake is over before the first request, and its size must not stay
+        (Stream::Tcp(socket), Some(tls)) => match Box::pin(shake_hands(&shard, tls, socket, first_due)).await {
+            Some(stream) => Stream::Tls(Box::new(stream)),
+            None => return,
+        },
+        (stream, _) => stream,
+    };
+    let due = Rc::new(Due::first(first_due));
     let keep_alive = limits.keep_alive_timeout;
     let (due_of_service, shard_of_service) = (due.clone(), shard.clone());
     let service = service_fn(move |request| {
@@ -286,8 +301,8 @@ struct Due {
 }
 
 impl Due {
-    fn first(after: Duration) -> Self {
-        Self { at: Cell::new(Some(Instant::now() + after)), began: Cell::new(false) }
+    fn first(at: Instant) -> Self {
+        Self { at: Cell::new(Some(at)), began: Cell::new(false) }
     }
 
     /// Waits until the time has passed. `keep_alive`: how long after an answer that is; the first time may be sooner.

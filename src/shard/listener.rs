@@ -17,6 +17,7 @@ use tokio::task::spawn_local;
 
 use super::http::{self, Seat};
 use super::stream::Stream;
+use super::tls::Tls;
 use super::{Handover, Mail, Shard};
 use crate::config::{Address, FileMode, Secret};
 
@@ -40,6 +41,8 @@ pub struct Listener {
     pub index: usize,
     /// Taken off every path; empty or `/x`.
     pub path_prefix: String,
+    /// What clients must begin with; none where they speak plainly.
+    pub tls: Option<Tls>,
     /// Goes on while the node drains, until it ends: whoever watches it must see that it is not ready, and why.
     pub stays_open: bool,
     /// Whether messages may be deflated here, whatever the app.
@@ -295,6 +298,7 @@ mod tests {
             names: Vec::new(),
             index: 0,
             path_prefix: String::new(),
+            tls: None,
             stays_open: false,
             deflates: false,
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },

@@ -9,6 +9,7 @@ pub mod http;
 pub mod listener;
 pub mod route;
 mod stream;
+pub mod tls;
 pub mod ws;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ use door::{Farewell, FrontDoor};
 use http::Seat;
 use listener::Listener;
 use stream::Accepted;
+use tls::handshake::Handshakes;
 use ws::session::{Conn, part, write_what_goes};
 
 /// Messages taken from the mailbox in one turn.
@@ -129,6 +131,8 @@ pub struct Shard {
     requests: RefCell<HashMap<RequestId, oneshot::Sender<Answer>>>,
     last_request: Cell<RequestId>,
     last_event_id: Cell<u64>,
+    /// The queue for TLS handshakes.
+    handshakes: Handshakes,
     /// There is something to fan out.
     work: Notify,
     effects: RefCell<Vec<Effect>>,
@@ -162,6 +166,7 @@ impl Shard {
         let shard = Rc::new(Shard {
             index,
             core: RefCell::new(Core::new(index, shared.node.clone(), settings.clone())),
+            handshakes: Handshakes::new(settings.limits.tls_handshakes_max),
             settings: RefCell::new(settings),
             doors: RefCell::new(doors),
             shared,
@@ -284,6 +289,7 @@ impl Shard {
             }),
             Mail::Reload(settings, doors) => {
                 self.core.borrow_mut().apply_settings(settings.clone());
+                self.handshakes.set_max(settings.limits.tls_handshakes_max);
                 self.settings.replace(settings);
                 self.doors.replace(doors);
             }

@@ -132,6 +132,7 @@ impl Shards {
             names: Vec::new(),
             index: 0,
             path_prefix: String::new(),
+            tls: None,
             stays_open: false,
             deflates: false,
             trust: Trust { trusted: false, allow: Vec::new(), token: None, hosts: Vec::new() },

@@ -53,6 +53,17 @@ const came = await play(console.log, {
         client.disconnect();
     },
 
+    "connects with TLS, as the SDK does": async () => {
+        const [wsHost, wssPort] = process.env.SECURE.split(":");
+        const transports = { forceTLS: true, enabledTransports: ["ws", "wss"] };
+        const client = await connect("secure", "alice", { wsHost, wssPort: Number(wssPort), ...transports });
+        await join("secure", "safe");
+        await makeSdk({ host: wsHost, port: wssPort, useTLS: true }).trigger("safe", "object", DATA);
+        await hears("secure", "safe", "object", DATA);
+        client.disconnect();
+        for (const event of ["channel_occupied", "channel_vacated"]) await webhook("safe", event);
+    },
+
     "public channel: object, text, number, nothing": async () => {
         await join("alice", "news");
         for (const [event, data] of [["object", DATA], ["text", "plain"], ["number", 42], ["nothing", {}]]) {

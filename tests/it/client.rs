@@ -53,11 +53,16 @@ pub(crate) fn open(wire: Wire, user: &str) -> WebSocket {
 
 /// A connection for which the kernel holds little that is not read.
 pub(crate) fn narrow(address: SocketAddr) -> Wire {
+    Wire::over(narrow_stream(address)).unwrap()
+}
+
+/// The same, yet to be wrapped.
+pub(crate) fn narrow_stream(address: SocketAddr) -> TcpStream {
     use socket2::{Domain, Socket, Type};
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     socket.connect_timeout(&address.into(), PATIENCE).unwrap();
-    Wire::over(TcpStream::from(socket)).unwrap()
+    TcpStream::from(socket)
 }
 
 /// Subscribes, and takes the reply.

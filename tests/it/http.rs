@@ -35,6 +35,11 @@ impl Wire {
         Ok(Self(BufReader::new(Box::new(stream))))
     }
 
+    /// Over a stream whose reads and writes are bounded already.
+    pub(crate) fn through(stream: impl Read + Write + Send + 'static) -> Self {
+        Self(BufReader::new(Box::new(stream)))
+    }
+
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.0.get_mut().write_all(bytes).map_err(|e| format!("write: {e}"))
     }

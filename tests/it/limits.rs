@@ -13,6 +13,7 @@ use crate::client::{
 use crate::http::{self, PATIENCE, Wire};
 use crate::player;
 use crate::server::Server;
+use crate::tls::handshakes_at_once;
 use crate::websocket::{Frame, TEXT, WebSocket};
 
 /// Limits that are tested where they are kept: file and test.
@@ -60,6 +61,7 @@ limits! {
     header_bytes_max: headers
     http_connections_max: sockets_that_are_no_clients
     http_connections_max_of_refused: sockets_that_are_refused
+    tls_handshakes_max: handshakes_at_once
     outbox_bytes_max: one_outbox
     outbox_total_bytes_max: all_outboxes
     backlog_bytes_max: backlog
@@ -173,7 +175,7 @@ fn sockets_that_are_refused() {
 }
 
 /// Sends a byte now and then, over and over, until the server has ended the connection.
-fn dribble(mut wire: Wire, bytes: &[u8]) {
+pub(crate) fn dribble(mut wire: Wire, bytes: &[u8]) {
     let began = Instant::now();
     let mut bytes = bytes.iter().cycle();
     while bytes.next().is_some_and(|byte| wire.write(&[*byte]).is_ok()) {
@@ -183,7 +185,7 @@ fn dribble(mut wire: Wire, bytes: &[u8]) {
 }
 
 /// The time limit of these tests: long enough that what is to be in time is, however busy the machine.
-const SLOW: Duration = Duration::from_secs(1);
+pub(crate) const SLOW: Duration = Duration::from_secs(1);
 
 fn first_request() {
     let server = start(&[("limits.handshake_timeout_ms", "1000")]);

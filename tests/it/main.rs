@@ -22,6 +22,8 @@ mod server;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]
 mod shutdown;
 mod template;
+#[allow(clippy::unwrap_used, reason = "helpers of tests")]
+mod tls;
 mod token;
 mod transcript;
 #[allow(clippy::unwrap_used, reason = "helpers of tests")]

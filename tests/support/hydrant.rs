@@ -89,7 +89,7 @@ impl Running {
 
     /// Sends a signal, as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
+        let id = self.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill");
         assert!(sent.success(), "kill -{name} {id}: {sent}");
     }
@@ -192,7 +192,8 @@ impl Server {
                 let line = running.stderr.until(" listening ");
                 let value = |key: &str| {
                     let rest = line.split_once(&format!(" {key}=")).expect("a field of the log").1;
-                    rest.split(' ').next().unwrap_or(rest).trim_matches('"').to_owned()
+                    let (rest, end) = rest.strip_prefix('"').map_or((rest, ' '), |rest| (rest, '"'));
+                    rest.split(end).next().unwrap_or(rest).to_owned()
                 };
                 (value("doors"), value("address").parse().expect("a TCP address"))
             })
@@ -241,11 +242,11 @@ impl Dev {
     pub(crate) fn address(&self, door: &str) -> SocketAddr {
         let serves = |line: &&str| {
             let doors = line.rsplit_once('(').and_then(|(_, doors)| doors.strip_suffix(')'));
-            line.starts_with("  http://") && doors.is_some_and(|doors| doors.split(", ").any(|name| name == door))
+            line.starts_with("  http") && doors.is_some_and(|doors| doors.split(", ").any(|name| name == door))
         };
         let line = self.text.lines().find(serves);
         let line = line.unwrap_or_else(|| panic!("no listener for {door}:\n{}", self.text));
-        let rest = line.trim_start().strip_prefix("http://").expect("a URL");
+        let (_, rest) = line.split_once("://").expect("a URL");
         rest.split(' ').next().unwrap_or(rest).parse().expect("an address")
     }
 }

@@ -16,7 +16,7 @@ use crate::config::keys;
 use crate::config::tree::{Entry, Node, Origin, SourceText, Table, Value};
 use crate::config::values::{Address, Door};
 
-const NO_TLS: &str = "TLS is left to a proxy in front: connections here are plain";
+const NO_TLS: &str = "connections here are plain; `tls_certificate` and `tls_key` of a [[listen]] give it TLS";
 const NO_THREADS: &str = "there is one thread per core; `node.shards` changes that";
 const NO_PATH: &str = "the paths here are those that Push1ST has by default";
 const NO_IDLE_TIME: &str = "idle clients are pinged: `limits.ping_interval_ms`";

@@ -20,12 +20,14 @@ const DEBUG: &str = "SOKETI_DEBUG";
 const HOST: &str = "SOKETI_HOST";
 const PORT: &str = "SOKETI_PORT";
 const PATH_PREFIX: &str = "SOKETI_PATH_PREFIX";
+const SSL_CERT: &str = "SOKETI_SSL_CERT";
+const SSL_KEY: &str = "SOKETI_SSL_KEY";
 const METRICS: &str = "SOKETI_METRICS_ENABLED";
 const METRICS_HOST: &str = "SOKETI_METRICS_HOST";
 const METRICS_PORT: &str = "SOKETI_METRICS_SERVER_PORT";
 
 /// What has a meaning of its own here.
-const MEANT: [&str; 13] = [
+const MEANT: [&str; 15] = [
     APP_ID,
     APP_KEY,
     APP_SECRET,
@@ -36,6 +38,8 @@ const MEANT: [&str; 13] = [
     HOST,
     PORT,
     PATH_PREFIX,
+    SSL_CERT,
+    SSL_KEY,
     METRICS,
     METRICS_HOST,
     METRICS_PORT,
@@ -86,7 +90,7 @@ const MEANINGLESS: [(&str, &str); 13] = [
     ("SOKETI_NODE_", NO_CLUSTER),
     ("SOKETI_QUEUE_", "webhooks wait in this process; limits.hook_queue_max bounds them"),
     ("SOKETI_RATE_LIMITER_", "rates are counted in this process"),
-    ("SOKETI_SSL_", "TLS is left to a proxy in front: connections here are plain"),
+    ("SOKETI_SSL_", "keys are not encrypted here, and nobody is asked for a client certificate"),
 ];
 
 const NO_CLUSTER: &str = "there is one node, which needs nothing between its parts";
@@ -113,7 +117,8 @@ pub(in crate::config) fn variables(vars: &[(String, String)], found: &mut Findin
         tree.overlay(Node::nested("log.level", Node::text("debug", Origin::Legacy(DEBUG.into()))));
     }
     let app = app(given, found);
-    let is_listening = [HOST, PORT, PATH_PREFIX, METRICS_PORT].into_iter().any(|name| given.get(name).is_some());
+    let is_listening =
+        [HOST, PORT, PATH_PREFIX, SSL_CERT, SSL_KEY, METRICS_PORT].into_iter().any(|name| given.get(name).is_some());
     if app.is_some() || is_listening {
         tree.overlay(Node::nested("listen", listeners(given, found)));
     }
@@ -243,6 +248,11 @@ fn listeners(given: Vars<'_>, found: &mut Findings) -> Node {
     if let Some(prefix) = given.get(PATH_PREFIX).map(|prefix| prefix.trim_matches('/')).filter(|p| !p.is_empty()) {
         let prefix = Node::text(format!("/{prefix}"), Origin::Legacy(PATH_PREFIX.into()));
         public.overlay(Node::nested("path_prefix", prefix));
+    }
+    for (name, key) in [(SSL_CERT, "tls_certificate"), (SSL_KEY, "tls_key")] {
+        if let Some(file) = given.get(name) {
+            public.overlay(Node::nested(key, Node::text(file, Origin::Legacy(name.into()))));
+        }
     }
     let mut ops = ops_listener();
     if let (Some(ops), Some(port)) = (&mut ops, given.get(METRICS_PORT)) {
