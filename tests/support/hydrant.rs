@@ -89,7 +89,7 @@ impl Running {
 
     /// Sends a signal, as `TERM`.
     pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
+        let id = self.id().to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill");
         assert!(sent.success(), "kill -{name} {id}: {sent}");
     }
@@ -192,7 +192,8 @@ impl Server {
                 let line = running.stderr.until(" listening ");
                 let value = |key: &str| {
                     let rest = line.split_once(&format!(" {key}=")).expect("a field of the log").1;
-                    rest.split(' ').next().unwrap_or(rest).trim_matches('"').to_owned()
+                    let (rest, end) = rest.strip_prefix('"').map_or((rest, ' '), |rest| (rest, '"'));
+                    rest.split(end).next().unwrap_or(rest).to_owned()
                 };
                 (value("doors"), value("address").parse().expect("a TCP address"))
             })
