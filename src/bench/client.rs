@@ -29,6 +29,8 @@ const BEGUN_PER_LOOK_MAX: usize = 32;
 const OPENING_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection that was refused is left alone.
 const REFUSED_PAUSE: Duration = Duration::from_millis(50);
+/// From one stalled connection's end to the next, once they are read again.
+const STALLED_PATIENCE: Duration = Duration::from_secs(2);
 /// For all connections together to be closed in answer to our close frames.
 const CLOSING_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -276,17 +278,28 @@ impl Client {
         }
     }
 
-    /// How many of the stalled connections the server has given up: their stream, read to its end, ends.
+    /// How many of the stalled connections the server has given up: their stream, read to its end, ends. What the kernel
+    /// holds for them may take its time, so ends are awaited for as long as one more comes.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's, or when the run is interrupted.
     pub fn stalled_closed(&mut self) -> Result<usize> {
         let mut tally = Tally::empty();
-        for index in 0..self.connections.len() {
-            if self.connections[index].state == State::Stalled {
-                self.connections[index].state = State::Open;
-                self.read(index, true, &mut tally)?;
+        let stalled: Vec<usize> =
+            (0..self.connections.len()).filter(|index| self.connections[*index].state == State::Stalled).collect();
+        for index in &stalled {
+            self.connections[*index].state = State::Open;
+            self.read(*index, true, &mut tally)?;
+        }
+        let mut last_close = Instant::now();
+        while tally.closed < stalled.len() && last_close.elapsed() < STALLED_PATIENCE {
+            check_interrupted()?;
+            let before = tally.closed;
+            self.look(&mut tally)?;
+            if tally.closed > before {
+                last_close = Instant::now();
             }
+            thread::sleep(LOOK_INTERVAL);
         }
         Ok(tally.closed)
     }

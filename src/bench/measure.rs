@@ -119,6 +119,11 @@ impl Figure {
         Self { needs: Needs::Delay(name), ..Self::new(name, label) }
     }
 
+    /// A usual delay, as sound as the longest are.
+    pub fn median_delay(label: impl Into<String>) -> Self {
+        Self { needs: Needs::Delay("p99_ms"), ..Self::new("p50_ms", label) }
+    }
+
     /// A figure that the client has no part in.
     pub fn plain(name: &'static str, label: impl Into<String>) -> Self {
         Self { needs: Needs::Nothing, ..Self::new(name, label) }
@@ -177,14 +182,16 @@ impl Case {
             .collect()
     }
 
-    /// Why the figure's median is the client's rather than the server's: half of the rounds were, on one side at least.
+    /// Why the figure's median is the client's rather than the server's: half of the rounds were, on the server's side, or on
+    /// the other one where a ratio is looked at.
     pub fn client_bound(&self, figure: &Figure) -> Option<String> {
         let half_bound = |measures: &[Measure]| {
             let reasons: Vec<String> = measures.iter().filter_map(|one| client_bound(one, figure.needs)).collect();
             (!reasons.is_empty() && reasons.len() * 2 >= measures.len()).then(|| reasons[0].clone())
         };
         let beside = || half_bound(&self.beside).map(|reason| format!("{}: {reason}", self.beside_what));
-        half_bound(&self.server).or_else(beside)
+        let is_ratio = matches!(figure.goal, None | Some(Goal::RatioMax(_)));
+        half_bound(&self.server).or_else(|| if is_ratio { beside() } else { None })
     }
 
     /// Whether the median (for [`Goal::Never`], every round) reaches the goal; `None` without a goal or without figures.
@@ -324,6 +331,7 @@ mod tests {
         case.beside.iter_mut().for_each(|beside| beside.set("client_busy", 1.0));
         assert_eq!(case.verdict(&figure), Some(Verdict::ClientBound), "of the floor");
         assert!(case.client_bound(&figure).unwrap().starts_with("floor: "));
+        assert_eq!(case.client_bound(&figure.goal(Goal::ValueMax(1.0))), None, "which has no part in it");
     }
 
     #[test]

@@ -133,8 +133,8 @@ impl Report {
         }
         text += "\n";
         text += &self.table();
-        for (case, label, reason) in self.client_bound() {
-            text += &format!("\nno verdict, client-bound: {case}: {label}: {reason}");
+        for (case, labels, reason) in self.client_bound() {
+            text += &format!("\nclient-bound, no verdict: {case}: {}: {reason}\n", labels.join("; "));
         }
         for Failure { scenario, error } in &self.failures {
             text += &format!("\n{scenario} failed: {error}\n");
@@ -142,12 +142,16 @@ impl Report {
         text
     }
 
-    fn client_bound(&self) -> Vec<(String, &str, String)> {
-        let mut found = Vec::new();
+    /// Cases with the figures that are the client's, and why.
+    fn client_bound(&self) -> Vec<(String, Vec<&str>, String)> {
+        let mut found: Vec<(String, Vec<&str>, String)> = Vec::new();
         for case in self.cases.iter().filter(|_| !self.subject.is_quick) {
             for figure in &case.figures {
-                if let Some(reason) = case.client_bound(figure) {
-                    found.push((format!("{} {}", case.scenario, case.case), &*figure.label, reason));
+                let Some(reason) = case.client_bound(figure) else { continue };
+                let name = format!("{} {}", case.scenario, case.case);
+                match found.last_mut() {
+                    Some((last, labels, why)) if *last == name && *why == reason => labels.push(&figure.label),
+                    _ => found.push((name, vec![&figure.label], reason)),
                 }
             }
         }
@@ -320,7 +324,7 @@ mod tests {
             case(&[0.5], &[], 0.9, figure(Some(Goal::ValueMax(1.0)))),
         ]);
         assert!(report.text().ends_with("\nt failed: why\n"));
-        let bound = "\nno verdict, client-bound: s c: f: a client thread was busy 90 % of its time";
+        let bound = "\nclient-bound, no verdict: s c: f: a client thread was busy 90 % of its time";
         assert!(report.text().contains(bound), "{}", report.text());
         let expected = "\
 case figure server beside ratio (min..max) goal

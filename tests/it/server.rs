@@ -192,14 +192,16 @@ impl Server {
                 let address = |index: usize| found[index].parse().map_err(|e| format!("{}: {e}", found[index]));
                 let (public, trusted, api, ops) = (address(0)?, address(1)?, address(2)?, address(3)?);
                 self.addresses = Addresses { public, trusted, api, ops };
-                let answer = http::request(ops, "GET", "/readyz", &[], b"")?;
-                return if answer.status == 200 { Ok(()) } else { Err(format!("/readyz: {}", answer.status)) };
+                // a busy machine may keep a shard from answering for a while
+                if http::request(ops, "GET", "/readyz", &[], b"")?.status == 200 {
+                    return Ok(());
+                }
             }
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Err(format!("it ended, {status}"));
             }
             if Instant::now() > deadline {
-                return Err(format!("it listens on {found:?} only"));
+                return Err(format!("it listens on {found:?}, and is not ready"));
             }
             thread::sleep(Duration::from_millis(5));
         }

@@ -86,7 +86,7 @@ fn of_shape(run: &Run<'_>, shape: &Shape) -> Result<Case> {
     let figures = vec![
         with(Figure::new(CPU, CPU_LABEL), shape.cpu_goal.map(Goal::RatioMax)),
         Figure::new("total_cpu_s_per_million", "the same with the reader's"),
-        Figure::delay("p50_ms", "delivery, p50 ms"),
+        Figure::median_delay("delivery, p50 ms"),
         Figure::delay("p99_ms", "delivery, p99 ms"),
         with(last, shape.last_goal),
         Figure::new("deliveries_per_s", "deliveries/s"),

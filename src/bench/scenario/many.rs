@@ -37,7 +37,7 @@ fn of_channels(run: &Run<'_>, channels: u32) -> Result<Case> {
     let rate = run.options.rate.unwrap_or(RATE);
     let figures = vec![
         run.goal(Figure::new(CPU, CPU_LABEL), Goal::ValueMax(CPU_US_MAX)),
-        Figure::delay("p50_ms", "delivery, p50 ms"),
+        Figure::median_delay("delivery, p50 ms"),
         Figure::delay("p99_ms", "delivery, p99 ms"),
         nothing_amiss(run),
     ];

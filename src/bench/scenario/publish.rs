@@ -45,7 +45,7 @@ fn of_manner(run: &Run<'_>, case: String, manner: Manner) -> Result<Case> {
     let figures = vec![
         if is_reference { run.goal(cpu, Goal::RatioMax(1.7)) } else { cpu },
         Figure::new("events_per_s", "events/s"),
-        Figure::delay("p50_ms", "answer, p50 ms"),
+        Figure::median_delay("answer, p50 ms"),
         Figure::delay("p99_ms", "answer, p99 ms"),
     ];
     let server = || of_subject(run, manner, run.server()?);
