@@ -85,6 +85,8 @@ pub struct Options {
     pub seconds: Option<u64>,
     /// Channels.
     pub channels: Option<u32>,
+    /// How long a soak takes, in minutes; at least 1.
+    pub minutes: u64,
     /// Connections that do nothing, or come and go.
     pub connections: Option<usize>,
 }
@@ -108,8 +110,13 @@ pub fn run(options: &Options) -> Result<Report> {
     let scale = if options.quick { Scale::quick() } else { Scale::full(options.rounds) };
     let run = Run { options, scale, clock: Clock::start(), place };
     let asked = |scenario: &Scenario| match options.scenarios.as_slice() {
-        // presence channels are Pusher's
-        [] => *scenario != Scenario::Presence || options.kind == Kind::Pusher,
+        [] => match scenario {
+            // its channels are Pusher's
+            Scenario::Presence => options.kind == Kind::Pusher,
+            // where it takes seconds
+            Scenario::Soak => options.quick,
+            _ => true,
+        },
         some => some.contains(scenario),
     };
     let scenarios: Vec<Scenario> = Scenario::value_variants().iter().copied().filter(asked).collect();

@@ -261,6 +261,7 @@ impl Report {
             "beside": medians(&case.beside),
             "beside_what": case.beside_what,
             "figures": case.figures.iter().map(figure).collect::<Vec<_>>(),
+            "samples": case.samples,
         })
     }
 }
@@ -297,7 +298,8 @@ mod tests {
 
     fn case(server: &[f64], beside: &[f64], busy: f64, figure: Figure) -> Case {
         let (server, beside) = (measures(server, busy), measures(beside, 0.1));
-        Case { scenario: "s", case: "c".into(), beside_what: "floor", server, beside, figures: vec![figure] }
+        let (figures, samples) = (vec![figure], Vec::new());
+        Case { scenario: "s", case: "c".into(), beside_what: "floor", server, beside, figures, samples }
     }
 
     fn report(cases: Vec<Case>) -> Report {

@@ -30,6 +30,8 @@ pub struct Subject {
     pub watched: Watched,
     /// A floor's standard input: the fan-out's frames. The floor ends with it.
     pub commands: Option<ChildStdin>,
+    /// Where its metrics are, if it is one of ours.
+    pub ops: Option<SocketAddr>,
     /// Held while it is needed: ends with this value.
     pub child: Option<Process>,
 }
@@ -101,6 +103,7 @@ impl OwnServer {
             site: Site::new(target, public, api),
             watched: Watched::new(vec![process.id()])?,
             commands: None,
+            ops: Some(ops),
             child: Some(process),
         })
     }

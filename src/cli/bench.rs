@@ -25,7 +25,7 @@ const QUICK_USERS_MAX: usize = 4;
 /// no goal missed, 2 a goal was missed, 3 no verdict since the client was the bottleneck, 1 something failed.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Measure these only [default: everything]
+    /// Measure these only [default: everything but soak]
     #[arg(value_name = "SCENARIO", value_enum)]
     scenarios: Vec<Scenario>,
 
@@ -94,7 +94,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "url")]
     set: Vec<String>,
 
-    /// fanout, slow: subscribers; many: of each channel
+    /// fanout, slow, soak: subscribers; many: of each channel
     #[arg(long, value_name = "N", value_parser = at_least_one::<usize>, help_heading = "Shapes of your own")]
     subscribers: Option<usize>,
 
@@ -121,6 +121,10 @@ pub struct BenchArgs {
     /// idle, churn, reconnect-storm: connections
     #[arg(long, value_name = "N", value_parser = at_least_one::<usize>, help_heading = "Shapes of your own")]
     connections: Option<usize>,
+
+    /// soak: how long everything goes on
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = at_least_one::<u64>, help_heading = "Shapes of your own")]
+    minutes: u64,
 
     /// Also write the line of JSON to this file
     #[arg(long, value_name = "FILE")]
@@ -196,6 +200,7 @@ fn options(args: BenchArgs) -> Options {
         burst: args.burst,
         seconds: args.seconds,
         channels: args.channels,
+        minutes: args.minutes,
         connections: args.connections,
     }
 }
