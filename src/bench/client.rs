@@ -251,10 +251,12 @@ impl Client {
         let connection = &mut self.connections[index];
         connection.frames = FrameScanner::default();
         connection.asked_ns = self.clock.now_ns();
-        let begun = Stream::connect(self.site.sockets, &self.site.sources).and_then(|mut stream| {
-            stream.register(self.polls[index % self.polls.len()].registry(), Token(index))?;
-            Ok(stream)
-        });
+        let begun = Stream::connect(self.site.sockets, self.site.sockets_tls.as_ref(), &self.site.sources).and_then(
+            |mut stream| {
+                stream.register(self.polls[index % self.polls.len()].registry(), Token(index))?;
+                Ok(stream)
+            },
+        );
         self.opening += 1;
         match begun {
             Ok(stream) => {

@@ -75,6 +75,8 @@ pub struct Subject {
     pub url: Option<String>,
     /// Whether everything was tiny: then nothing is judged.
     pub is_quick: bool,
+    /// Whether clients spoke TLS.
+    pub is_tls: bool,
 }
 
 /// A scenario that could not be measured.
@@ -128,6 +130,9 @@ impl Report {
             env!("CARGO_PKG_VERSION"),
             url.as_deref().unwrap_or("its own server"),
         );
+        if self.subject.is_tls {
+            text += "over TLS, each handshake in full, certificates not verified; floors are plain, and nothing is held against them\n";
+        }
         for warning in self.machine.warnings(cfg!(debug_assertions)) {
             text += &format!("warning: {warning}\n");
         }
@@ -226,6 +231,7 @@ impl Report {
             "target": self.subject.target,
             "server": self.subject.url.as_deref().unwrap_or("own"),
             "quick": self.subject.is_quick,
+            "tls": self.subject.is_tls,
             "machine": self.machine,
             "warnings": self.machine.warnings(cfg!(debug_assertions)),
             "verdict": self.verdict(),
@@ -303,7 +309,7 @@ mod tests {
     }
 
     fn report(cases: Vec<Case>) -> Report {
-        let subject = Subject { target: "pusher", url: None, is_quick: false };
+        let subject = Subject { target: "pusher", url: None, is_quick: false, is_tls: false };
         let failures = vec![Failure { scenario: "t", error: "why".into() }];
         Report { subject, machine: Machine::read(), cases, failures }
     }

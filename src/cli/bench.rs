@@ -10,7 +10,7 @@ use clap::Args;
 use crate::bench::floor::{self, Floor};
 use crate::bench::measure::Verdict;
 use crate::bench::target::{App, Kind};
-use crate::bench::{self, Options, Scenario, There};
+use crate::bench::{self, Options, Scenario, There, Transport};
 
 /// A goal that was missed.
 const EXIT_MISSED: u8 = 2;
@@ -33,7 +33,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "PROTOCOL", value_enum, default_value_t)]
     target: Kind,
 
-    /// A server that is running, instead of one of this build: ws://HOST:PORT, with a path if it has a prefix
+    /// A server that is running, instead of one of this build: ws:// or wss://HOST:PORT, with a path if it has a prefix
     #[arg(long, value_name = "URL", help_heading = "Another server")]
     url: Option<String>,
 
@@ -65,6 +65,10 @@ pub struct BenchArgs {
     /// A process of the server on this machine, for CPU and memory; its children count too. Repeatable
     #[arg(long = "pid", value_name = "PID", requires = "url", help_heading = "Another server")]
     pids: Vec<u32>,
+
+    /// Speak TLS with the server that is started; certificates are not verified. With --url: a wss:// URL
+    #[arg(long, conflicts_with = "url")]
+    tls: bool,
 
     /// Measure the floors beside it too, in turns (always done without --url)
     #[arg(long)]
@@ -189,6 +193,7 @@ fn options(args: BenchArgs) -> Options {
         kind: args.target,
         there,
         set: args.set,
+        transport: Transport { is_tls: args.tls },
         quick: args.quick,
         rounds: args.rounds,
         publishers: args.publishers,

@@ -20,7 +20,6 @@ use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 
-use super::Options;
 use super::client::{Client, Opening, Reading};
 use super::floor::{self, Floor, FloorProcess};
 use super::measure::{Case, Figure, Goal, Measure, percentile};
@@ -29,6 +28,7 @@ use super::publisher::{Published, Publisher};
 use super::server::{OwnServer, Subject};
 use super::tally::{Clock, Plan, Tally, delays, percentile_ms};
 use super::target::{self, Credentials, Endpoint, Site, Subscription};
+use super::{Options, Transport};
 
 /// A frame as small as most events are.
 const SMALL_FRAME_BYTES: usize = 120;
@@ -245,9 +245,11 @@ impl Run<'_> {
         })
     }
 
-    /// A goal that holds for our own server beside its own floor.
+    /// A goal that holds for our own server beside its own floor; where more lies between than TCP, only what must not
+    /// happen at all.
     fn goal(&self, figure: Figure, goal: Goal) -> Figure {
-        if self.is_own() { figure.goal(goal) } else { figure }
+        let is_plain = self.options.transport == Transport::default();
+        if self.is_own() && (is_plain || goal == Goal::Never) { figure.goal(goal) } else { figure }
     }
 
     /// Measures the server, and a floor beside it where floors are wanted, as often as there are rounds; the one that goes
