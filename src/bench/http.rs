@@ -5,6 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustls::StreamOwned;
+use rustls::pki_types::ServerName;
+
+use super::tls;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 8 << 10;
@@ -18,9 +22,14 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+/// Bytes, plain or in TLS.
+trait Transport: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Transport for T {}
+
 /// A connection.
 pub struct HttpConnection {
-    stream: TcpStream,
+    stream: Box<dyn Transport>,
     /// What has arrived and was not handed out.
     arrived: Vec<u8>,
 }
@@ -29,11 +38,23 @@ impl HttpConnection {
     /// # Errors
     /// When nobody listens.
     pub fn connect(address: SocketAddr) -> Result<Self> {
+        Self::connect_as(address, None)
+    }
+
+    /// The same, in TLS to a server of that name if there is one.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn connect_as(address: SocketAddr, name: Option<&ServerName<'static>>) -> Result<Self> {
         let stream =
             TcpStream::connect_timeout(&address, ANSWER_TIMEOUT).with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        let stream: Box<dyn Transport> = match name {
+            None => Box::new(stream),
+            Some(name) => Box::new(StreamOwned::new(tls::session(name)?, stream)),
+        };
         Ok(Self { stream, arrived: Vec::new() })
     }
 
@@ -42,7 +63,7 @@ impl HttpConnection {
     /// # Errors
     /// When the connection breaks.
     pub fn send(&mut self, requests: &[u8]) -> Result<()> {
-        self.stream.write_all(requests).context("send a request")
+        self.stream.write_all(requests).and_then(|()| self.stream.flush()).context("send a request")
     }
 
     /// Reads the next answer whole.
