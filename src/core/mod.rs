@@ -764,7 +764,7 @@ impl Core {
             };
             let served = audience.serve(left, now_us, &self.node.ledger, connections, push);
             // one that nobody is left of is no way to go on for ever
-            left = left.saturating_sub(served.looked_at.max(1));
+            left = left.saturating_sub(served.spent.max(1));
             self.repay(served.weight);
             self.tidy(index);
             if self.audiences[index].is_under_way() {
