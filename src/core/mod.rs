@@ -715,6 +715,7 @@ impl Core {
         }
         shrink!(connections due inbox effects dirty);
         self.audiences.give_back();
+        self.schedule.give_back();
         self.wheel.give_back(self.connections.capacity());
     }
 
