@@ -857,3 +857,14 @@ fn a_bench_speaks_tls() {
     contains(&ended.stdout, &["\nover TLS, each handshake in full, certificates not verified; floors are plain"]);
     assert_eq!(bench_json(&ended)["tls"], true);
 }
+
+#[test]
+fn a_bench_inflates_what_it_gets() {
+    let ended = hydrant(&["bench", "--quick", "--deflate", "fanout", "--bytes", "1024", "--rate", "50"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let json = bench_json(&ended);
+    let server = &json["cases"][0]["server"];
+    assert_eq!((&json["deflate"], &server["amiss"]), (&true.into(), &0.into()), "{}", ended.stderr);
+    let ratio = server["deflate_ratio"].as_f64().unwrap();
+    assert!(0.2 < ratio && ratio < 0.7, "{ratio}");
+}
