@@ -150,6 +150,8 @@ pub trait Target: Send + Sync {
 pub struct Site {
     /// How.
     pub target: Arc<dyn Target>,
+    /// What the `Host` header of handshakes says.
+    pub host: String,
     /// Where clients connect.
     pub sockets: SocketAddr,
     /// Where events are published.
@@ -161,7 +163,7 @@ pub struct Site {
 impl Site {
     /// A server at these addresses.
     pub fn new(target: Arc<dyn Target>, sockets: SocketAddr, api: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { target, sockets, api, sources: Sources::default() })
+        Arc::new(Self { target, host: sockets.to_string(), sockets, api, sources: Sources::default() })
     }
 }
 
@@ -265,7 +267,10 @@ impl Credentials {
             Kind::Push1st => need(&app.id, "--app-id")?,
             Kind::GusherV1 | Kind::GusherV3 => match (&app.jwt, &app.jwt_key) {
                 (Some(jwt), _) => tokens.push(jwt.clone()),
-                (None, Some(key)) => tokens = gusher::sign_tokens(key, app.key.as_deref().unwrap_or_default(), users)?,
+                (None, Some(key)) => {
+                    let users = if kind == Kind::GusherV1 { users.min(gusher::SESSIONS_MAX) } else { users };
+                    tokens = gusher::sign_tokens(key, app.key.as_deref().unwrap_or_default(), users)?;
+                }
                 (None, None) => bail!("--target {} needs --jwt-key or --jwt", kind.word()),
             },
         }
@@ -302,8 +307,9 @@ pub fn site(credentials: &Credentials, url: &str, api: Option<&str>) -> Result<A
         Some(api) => Endpoint::parse(api, "http").context("--api")?,
         None => sockets.api_beside(credentials.kind)?,
     };
-    let (at, api_at) = (sockets.address, api.address);
-    Ok(Site::new(credentials.target(sockets, api), at, api_at))
+    let (host, at, api_at) = (sockets.host.clone(), sockets.address, api.address);
+    let target = credentials.target(sockets, api);
+    Ok(Arc::new(Site { target, host, sockets: at, api: api_at, sources: Sources::default() }))
 }
 
 /// Whether the text has that part.
