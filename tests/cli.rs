@@ -84,6 +84,7 @@ fn what_is_no_command_line() {
     check(&["bench", "frobnicate"], "invalid value 'frobnicate' for '[SCENARIO]...'");
     check(&["bench", "--target", "mqtt"], "[possible values: pusher, gusher-v1, gusher-v3, push1st]");
     check(&["bench", "--rounds", "0"], "at least 1");
+    check(&["bench", "--url", "wss://127.0.0.1:1", "--tls"], "cannot be used with");
     check(&["bench", "--pid", "1"], "--url <URL>");
     check(&["bench", "fanout", "--burst", "9", "--rate", "9"], "cannot be used with");
     check(&["bench", "--url", "ws://127.0.0.1:1", "--set", "node.shards=1"], "cannot be used with");
@@ -748,7 +749,7 @@ fn a_bench_of_a_server_that_cannot_be_driven_says_why() {
     let there = |url| ["--url", url, "--app-id", "1", "--key", "k", "--secret", "s"];
     check(&["--url", "ws://127.0.0.1:1", "--key", "k"], "--target pusher needs --app-id");
     check(&["--url", "ws://127.0.0.1:1", "--target", "gusher-v3", "--key", "k"], "needs --jwt-key or --jwt");
-    check(&there("wss://127.0.0.1:1"), "TLS is not driven");
+    check(&there("wss://127.0.0.1:1"), "connect to 127.0.0.1:1: Connection refused");
     check(&there("ws://127.0.0.1:1"), "connect to 127.0.0.1:1: Connection refused");
     check(&[&there("ws://127.0.0.1:1")[..], &["--pid", "4294967295"]].concat(), "there is no process 4294967295");
     check(&["presence", "--target", "push1st"], "presence channels are Pusher's");
@@ -844,4 +845,29 @@ fn a_gusher_v3_server_is_driven() {
 #[test]
 fn a_push1st_server_is_driven() {
     drive("push1st", "push1st", 4);
+}
+
+#[test]
+fn a_soak_shows_what_the_server_holds_and_that_it_is_given_back() {
+    let ended = hydrant(&["bench", "soak", "--quick"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    contains(&ended.stderr, &["\n  soak 1 s: ", " MB resident, ", " open files, ", " 0 lost, 0 refused"]);
+    let json = bench_json(&ended);
+    let case = &json["cases"][0];
+    let sample = &case["samples"][0];
+    for (name, least) in [("connections", 50), ("channels", 3), ("open_files", 50), ("deliveries", 100)] {
+        assert!(sample[name].as_u64().is_some_and(|value| value >= least), "{name}: {sample}");
+    }
+    for name in ["amiss", "passers_amiss", "closed", "refused", "gauges_left"] {
+        assert_eq!(case["server"][name], 0, "{name}: {}", ended.stderr);
+    }
+    assert!(case["server"]["passers"].as_u64().unwrap() >= 5, "{case}");
+}
+
+#[test]
+fn a_bench_speaks_tls() {
+    let ended = hydrant(&["bench", "--quick", "--tls", "idle", "connect"]);
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    contains(&ended.stdout, &["\nover TLS, each handshake in full, certificates not verified; floors are plain"]);
+    assert_eq!(bench_json(&ended)["tls"], true);
 }

@@ -139,10 +139,18 @@ impl Client {
     /// # Errors
     /// When the system gives no poll sets.
     pub fn new(clock: Clock, site: Arc<Site>) -> Result<Self> {
+        Self::with_poll_sets(clock, site, POLL_SETS)
+    }
+
+    /// The same with so many poll sets, at least 1: a few connections need few, and each costs something at every look.
+    ///
+    /// # Errors
+    /// When the system gives no poll sets.
+    pub fn with_poll_sets(clock: Clock, site: Arc<Site>, poll_sets: usize) -> Result<Self> {
         Ok(Self {
             clock,
             site,
-            polls: (0..POLL_SETS).map(|_| Poll::new()).collect::<io::Result<_>>().context("make poll sets")?,
+            polls: (0..poll_sets).map(|_| Poll::new()).collect::<io::Result<_>>().context("make poll sets")?,
             connections: Vec::new(),
             events: Events::with_capacity(1024),
             read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
@@ -249,10 +257,12 @@ impl Client {
         if connection.asked_ns == 0 {
             connection.asked_ns = self.clock.now_ns();
         }
-        let begun = Stream::connect(self.site.sockets, &self.site.sources).and_then(|mut stream| {
-            stream.register(self.polls[index % POLL_SETS].registry(), Token(index))?;
-            Ok(stream)
-        });
+        let begun = Stream::connect(self.site.sockets, self.site.sockets_tls.as_ref(), &self.site.sources).and_then(
+            |mut stream| {
+                stream.register(self.polls[index % self.polls.len()].registry(), Token(index))?;
+                Ok(stream)
+            },
+        );
         self.opening += 1;
         match begun {
             Ok(stream) => {
@@ -430,12 +440,26 @@ impl Client {
         Ok(())
     }
 
+    /// Forgets all connections; those that are there end without a word.
+    pub fn clear(&mut self) {
+        self.connections.clear();
+        self.answers.clear();
+    }
+
     /// Sends a close frame on every connection and waits until the server has closed them all. Where it does not within
     /// 20 seconds, that is said, and they are dropped.
     ///
     /// # Errors
     /// The system's, or when the run is interrupted.
     pub fn close(mut self) -> Result<()> {
+        self.close_all()
+    }
+
+    /// The same, for connections that are to be opened again.
+    ///
+    /// # Errors
+    /// As [`Self::close`].
+    pub fn close_all(&mut self) -> Result<()> {
         let mut tally = Tally::empty();
         for connection in self.connections.iter_mut().filter(|connection| connection.state != State::Closed) {
             connection.state = State::Open;

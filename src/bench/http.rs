@@ -5,6 +5,10 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustls::StreamOwned;
+use rustls::pki_types::ServerName;
+
+use super::tls;
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_BYTES_MAX: usize = 8 << 10;
@@ -18,10 +22,17 @@ pub struct Answer {
     pub body: Vec<u8>,
 }
 
+/// Bytes, plain or in TLS.
+trait Transport: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Transport for T {}
+
 /// A connection.
 pub struct HttpConnection {
     address: SocketAddr,
-    stream: TcpStream,
+    /// The server's name, where it speaks TLS.
+    name: Option<ServerName<'static>>,
+    stream: Box<dyn Transport>,
     /// Whether an answer has come on this stream.
     is_answered: bool,
     /// Whether the server ends each connection after one answer, as Reverb does.
@@ -34,12 +45,25 @@ impl HttpConnection {
     /// # Errors
     /// When nobody listens.
     pub fn connect(address: SocketAddr) -> Result<Self> {
+        Self::connect_as(address, None)
+    }
+
+    /// The same, in TLS to a server of that name if there is one.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn connect_as(address: SocketAddr, name: Option<&ServerName<'static>>) -> Result<Self> {
         let stream =
             TcpStream::connect_timeout(&address, ANSWER_TIMEOUT).with_context(|| format!("connect to {address}"))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
         stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-        Ok(Self { address, stream, is_answered: false, is_ended: false, arrived: Vec::new() })
+        let stream: Box<dyn Transport> = match name {
+            None => Box::new(stream),
+            Some(name) => Box::new(StreamOwned::new(tls::session(name)?, stream)),
+        };
+        let name = name.cloned();
+        Ok(Self { address, name, stream, is_answered: false, is_ended: false, arrived: Vec::new() })
     }
 
     /// Sends one request and reads its answer. To a server that keeps no connection it connects anew each time; the first
@@ -53,9 +77,9 @@ impl HttpConnection {
                 Err(error) if self.is_answered && self.arrived.is_empty() && !is_timeout(&error) => error,
                 other => return other,
             };
-            *self = Self { is_ended: true, ..Self::connect(self.address).map_err(|_| error)? };
+            *self = Self { is_ended: true, ..Self::connect_as(self.address, self.name.as_ref()).map_err(|_| error)? };
         } else if self.is_answered {
-            *self = Self { is_ended: true, ..Self::connect(self.address)? };
+            *self = Self { is_ended: true, ..Self::connect_as(self.address, self.name.as_ref())? };
         }
         self.send(request)?;
         self.answer()
@@ -66,7 +90,7 @@ impl HttpConnection {
     /// # Errors
     /// When the connection breaks.
     pub fn send(&mut self, requests: &[u8]) -> Result<()> {
-        self.stream.write_all(requests).context("send a request")
+        self.stream.write_all(requests).and_then(|()| self.stream.flush()).context("send a request")
     }
 
     /// Reads the next answer whole.

@@ -169,6 +169,8 @@ pub struct Case {
     pub beside: Vec<Measure>,
     /// What is shown and judged.
     pub figures: Vec<Figure>,
+    /// What was seen on the way, where a scenario looks at intervals.
+    pub samples: Vec<Measure>,
 }
 
 impl Case {
@@ -256,6 +258,7 @@ mod tests {
                 server,
                 beside,
                 figures: vec![figure.clone()],
+                samples: Vec::new(),
             },
             figure,
         )

@@ -20,6 +20,7 @@ pub mod server;
 pub mod stream;
 pub mod tally;
 pub mod target;
+pub mod tls;
 pub mod ws;
 
 use anyhow::{Result, ensure};
@@ -50,6 +51,13 @@ pub struct There {
     pub pids: Vec<u32>,
 }
 
+/// What lies between the messages and TCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Transport {
+    /// TLS. Of a server that somebody else started, its URLs say so.
+    pub is_tls: bool,
+}
+
 /// What to measure, and how often.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -61,6 +69,8 @@ pub struct Options {
     pub there: Option<There>,
     /// Settings for the server that is started, `KEY=VALUE`.
     pub set: Vec<String>,
+    /// How clients and the server that is started speak.
+    pub transport: Transport,
     /// Whether floors are measured beside it.
     pub floor: bool,
     /// Everything tiny and once: to see that it runs, not to measure.
@@ -85,6 +95,8 @@ pub struct Options {
     pub seconds: Option<u64>,
     /// Channels.
     pub channels: Option<u32>,
+    /// How long a soak takes, in minutes; at least 1.
+    pub minutes: u64,
     /// Connections that do nothing, or come and go.
     pub connections: Option<usize>,
 }
@@ -103,13 +115,18 @@ pub fn run(options: &Options) -> Result<Report> {
             let site = target::site(&credentials, &there.url, there.api.as_deref())?;
             Place::There { site, watched: Watched::new(there.pids.clone())?, credentials }
         }
-        None => Place::Own(OwnServer::new(options.kind, options.users, options.set.clone())?),
+        None => Place::Own(OwnServer::new(options.kind, options.users, options.set.clone(), options.transport)?),
     };
     let scale = if options.quick { Scale::quick() } else { Scale::full(options.rounds) };
     let run = Run { options, scale, clock: Clock::start(), place };
     let asked = |scenario: &Scenario| match options.scenarios.as_slice() {
-        // presence channels are Pusher's
-        [] => *scenario != Scenario::Presence || options.kind == Kind::Pusher,
+        [] => match scenario {
+            // its channels are Pusher's
+            Scenario::Presence => options.kind == Kind::Pusher,
+            // where it takes seconds
+            Scenario::Soak => options.quick,
+            _ => true,
+        },
         some => some.contains(scenario),
     };
     let scenarios: Vec<Scenario> = Scenario::value_variants().iter().copied().filter(asked).collect();
@@ -120,7 +137,9 @@ pub fn run(options: &Options) -> Result<Report> {
         eprintln!("warning: {warning}");
     }
     let url = options.there.as_ref().map(|there| there.url.clone());
-    let subject = Subject { target: options.kind.word(), url, is_quick: options.quick };
+    let (target, is_quick) = (options.kind.word(), options.quick);
+    let is_tls = options.transport.is_tls || url.as_ref().is_some_and(|url| url.starts_with("wss:"));
+    let subject = Subject { target, url, is_quick, is_tls };
     let mut report = Report { subject, machine, cases: Vec::new(), failures: Vec::new() };
     for scenario in scenarios {
         eprintln!("{}", scenario.word());

@@ -95,6 +95,15 @@ pub struct Memory {
     pub peak_bytes: u64,
 }
 
+/// What watched processes hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Open file descriptors.
+    pub open_files: u64,
+    /// Threads.
+    pub threads: u64,
+}
+
 impl Watched {
     /// Watches these.
     ///
@@ -148,6 +157,18 @@ impl Watched {
             }
         }
         Ok(Some(all))
+    }
+}
+
+impl Watched {
+    /// What they hold now; `None` if nothing is watched, or another user's processes are.
+    pub fn held(&self) -> Option<Held> {
+        let mut all = Held::default();
+        for id in self.0.iter().flat_map(|id| std::iter::once(*id).chain(descendants(*id))) {
+            all.open_files += fs::read_dir(format!("/proc/{id}/fd")).ok()?.count() as u64;
+            all.threads += fs::read_dir(format!("/proc/{id}/task")).ok()?.count() as u64;
+        }
+        (all != Held::default()).then_some(all)
     }
 }
 
@@ -273,6 +294,9 @@ mod tests {
         let memory = this.memory().unwrap().unwrap();
         assert!(memory.resident_bytes > 0 && memory.peak_bytes >= memory.resident_bytes);
 
+        let held = this.held().unwrap();
+        assert!(held.open_files >= 3 && held.threads >= 1, "{held:?}");
+
         let child = Process::spawn(Command::new("cat").stdin(std::process::Stdio::piped())).unwrap();
         assert!(descendants(std::process::id()).contains(&child.id()));
     }
@@ -280,6 +304,7 @@ mod tests {
     #[test]
     fn what_is_not_watched_is_not_known() {
         assert!(Watched::default().cpu().unwrap().is_none() && Watched::default().memory().unwrap().is_none());
+        assert_eq!(Watched::default().held(), None);
         assert_eq!(Watched::new(vec![u32::MAX]).unwrap_err().to_string(), format!("there is no process {}", u32::MAX));
     }
 }

@@ -74,7 +74,11 @@ impl Publisher {
     /// # Errors
     /// When the server does not accept them.
     pub fn connect(site: &Site, connections: usize) -> Result<Self> {
-        Ok(Self::Http((0..connections).map(|_| HttpConnection::connect(site.api)).collect::<Result<_>>()?))
+        Ok(Self::Http(
+            (0..connections)
+                .map(|_| HttpConnection::connect_as(site.api, site.api_tls.as_ref()))
+                .collect::<Result<_>>()?,
+        ))
     }
 
     /// Writes the messages down: requests for this site, signed now, or frames.

@@ -75,6 +75,8 @@ pub struct Subject {
     pub url: Option<String>,
     /// Whether everything was tiny: then nothing is judged.
     pub is_quick: bool,
+    /// Whether clients spoke TLS.
+    pub is_tls: bool,
 }
 
 /// A scenario that could not be measured.
@@ -128,6 +130,9 @@ impl Report {
             env!("CARGO_PKG_VERSION"),
             url.as_deref().unwrap_or("its own server"),
         );
+        if self.subject.is_tls {
+            text += "over TLS, each handshake in full, certificates not verified; floors are plain, and nothing is held against them\n";
+        }
         for warning in self.machine.warnings(cfg!(debug_assertions)) {
             text += &format!("warning: {warning}\n");
         }
@@ -230,6 +235,7 @@ impl Report {
             "target": self.subject.target,
             "server": self.subject.url.as_deref().unwrap_or("own"),
             "quick": self.subject.is_quick,
+            "tls": self.subject.is_tls,
             "machine": self.machine,
             "warnings": self.machine.warnings(cfg!(debug_assertions)),
             "verdict": self.verdict(),
@@ -265,6 +271,7 @@ impl Report {
             "beside": medians(&case.beside),
             "beside_what": case.beside_what,
             "figures": case.figures.iter().map(figure).collect::<Vec<_>>(),
+            "samples": case.samples,
         })
     }
 }
@@ -301,11 +308,12 @@ mod tests {
 
     fn case(server: &[f64], beside: &[f64], busy: f64, figure: Figure) -> Case {
         let (server, beside) = (measures(server, busy), measures(beside, 0.1));
-        Case { scenario: "s", case: "c".into(), beside_what: "floor", server, beside, figures: vec![figure] }
+        let (figures, samples) = (vec![figure], Vec::new());
+        Case { scenario: "s", case: "c".into(), beside_what: "floor", server, beside, figures, samples }
     }
 
     fn report(cases: Vec<Case>) -> Report {
-        let subject = Subject { target: "pusher", url: None, is_quick: false };
+        let subject = Subject { target: "pusher", url: None, is_quick: false, is_tls: false };
         let failures = vec![Failure { scenario: "t", error: "why".into() }];
         Report { subject, machine: Machine::read(), cases, failures }
     }

@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::credential::keygen;
 
+use super::Transport;
 use super::http::HttpConnection;
 use super::process::{Process, Watched, check_interrupted};
 use super::target::{App, Credentials, Endpoint, Kind, Site};
@@ -30,6 +31,8 @@ pub struct Subject {
     pub watched: Watched,
     /// A floor's standard input: the fan-out's frames. The floor ends with it.
     pub commands: Option<ChildStdin>,
+    /// Where its metrics are, if it is one of ours.
+    pub ops: Option<SocketAddr>,
     /// Held while it is needed: ends with this value.
     pub child: Option<Process>,
 }
@@ -39,6 +42,7 @@ pub struct OwnServer {
     directory: PathBuf,
     credentials: Credentials,
     set: Vec<String>,
+    transport: Transport,
 }
 
 impl OwnServer {
@@ -46,12 +50,12 @@ impl OwnServer {
     ///
     /// # Errors
     /// When the directory cannot be made.
-    pub fn new(kind: Kind, users: usize, set: Vec<String>) -> Result<Self> {
+    pub fn new(kind: Kind, users: usize, set: Vec<String>, transport: Transport) -> Result<Self> {
         let directory = env::temp_dir().join(format!("hydrant-bench-{}", std::process::id()));
         fs::create_dir(&directory).with_context(|| format!("make {}", directory.display()))?;
         // from here on the directory goes with this value, whatever happens
         let blank = Credentials::new(Kind::Pusher, app(None), 0)?;
-        let mut own = Self { directory, credentials: blank, set };
+        let mut own = Self { directory, credentials: blank, set, transport };
         let keys = keygen::generate_rsa()?;
         fs::write(own.directory.join("public.pem"), &keys.public_pem)?;
         let private = own.directory.join("private.pem");
@@ -71,8 +75,10 @@ impl OwnServer {
     /// When it ends instead, or is not ready in time; with the last lines of its output.
     pub fn start(&self) -> Result<Subject> {
         let [public, trusted, ops] = free_addresses()?;
+        let is_tls = self.transport.is_tls;
         let settings = format!(
-            "[[listen]]\naddress = \"{public}\"\ndoors = [\"pusher\", \"push1st-socket\", \"gusher\"]\n\n\
+            "[[listen]]\naddress = \"{public}\"\ndoors = [\"pusher\", \"push1st-socket\", \"gusher\"]\n\
+             tls_self_signed = {is_tls}\n\n\
              [[listen]]\naddress = \"{trusted}\"\ndoors = [\"push1st\", \"gusher-master\"]\ntrusted = true\n\n\
              [[listen]]\naddress = \"{ops}\"\ndoors = [\"ops\"]\ntrusted = true\n\n\
              [[apps]]\nid = \"1\"\nkey = \"bench\"\nsecret = \"secret\"\ngusher_public_keys = [\"public.pem\"]\n\
@@ -99,12 +105,14 @@ impl OwnServer {
             let lines: Vec<&str> = log.lines().collect();
             format!("the server's last words:\n{}", lines[lines.len().saturating_sub(LOG_LINES_MAX)..].join("\n"))
         })?;
-        let api = if self.credentials.kind() == Kind::Pusher { public } else { trusted };
-        let target = self.credentials.target(Endpoint::at(public), Endpoint::at(api));
+        let sockets = if is_tls { Endpoint::at(public).secure() } else { Endpoint::at(public) };
+        let api = if self.credentials.kind() == Kind::Pusher { sockets.clone() } else { Endpoint::at(trusted) };
+        let target = self.credentials.target(sockets.clone(), api.clone());
         Ok(Subject {
-            site: Site::new(target, public, api),
+            site: Site::of(target, &sockets, &api),
             watched: Watched::new(vec![process.id()])?,
             commands: None,
+            ops: Some(ops),
             child: Some(process),
         })
     }
@@ -163,7 +171,7 @@ mod tests {
 
     #[test]
     fn tokens_are_signed_with_the_key_beside_them() {
-        let own = OwnServer::new(Kind::GusherV3, 2, Vec::new()).unwrap();
+        let own = OwnServer::new(Kind::GusherV3, 2, Vec::new(), Transport::default()).unwrap();
         let pem = fs::read(own.directory.join("public.pem")).unwrap();
         let keys = PublicKeys::from_pems(&[(&pem, "bench")]).unwrap();
         let at = Endpoint::at(([127, 0, 0, 1], 1).into());

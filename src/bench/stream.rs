@@ -1,4 +1,4 @@
-//! The bytes between a client and a server. TLS would be a second kind of [`Stream`].
+//! The bytes between a client and a server, plain or in TLS.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -7,7 +7,10 @@ use std::time::Duration;
 
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
+use rustls::pki_types::ServerName;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
+
+use super::tls::{self, TlsStream};
 
 /// Connections from one loopback address before the next is taken: fewer than the system has ports.
 const CONNECTIONS_PER_SOURCE: u32 = 8_000;
@@ -35,14 +38,16 @@ impl Sources {
 pub enum Stream {
     /// Bytes as they are.
     Plain(mio::net::TcpStream),
+    /// Encrypted ones.
+    Tls(Box<TlsStream>),
 }
 
 impl Stream {
-    /// Begins to connect; the stream is writable once it is connected.
+    /// Begins to connect, in TLS to a server of that name; the stream is writable once it is connected.
     ///
     /// # Errors
     /// The system's; [`ErrorKind::AddrNotAvailable`] when no port is free.
-    pub fn connect(to: SocketAddr, sources: &Sources) -> io::Result<Self> {
+    pub fn connect(to: SocketAddr, name: Option<&ServerName<'static>>, sources: &Sources) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
@@ -55,7 +60,18 @@ impl Stream {
             Err(error) if error.raw_os_error() == Some(EINPROGRESS) || error.kind() == ErrorKind::WouldBlock => (),
             Err(error) => return Err(error),
         }
-        Ok(Self::Plain(mio::net::TcpStream::from_std(socket.into())))
+        let socket = mio::net::TcpStream::from_std(socket.into());
+        Ok(match name {
+            None => Self::Plain(socket),
+            Some(name) => Self::Tls(Box::new(TlsStream::new(socket, tls::session(name).map_err(io::Error::other)?))),
+        })
+    }
+
+    fn socket(&self) -> &mio::net::TcpStream {
+        match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.socket(),
+        }
     }
 
     /// Says why connecting failed, if it did.
@@ -63,8 +79,7 @@ impl Stream {
     /// # Errors
     /// That.
     pub fn check(&self) -> io::Result<()> {
-        let Self::Plain(stream) = self;
-        stream.take_error()?.map_or(Ok(()), Err)
+        self.socket().take_error()?.map_or(Ok(()), Err)
     }
 
     /// Watches for both directions.
@@ -72,8 +87,11 @@ impl Stream {
     /// # Errors
     /// The system's.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
-        let Self::Plain(stream) = self;
-        stream.register(registry, token, Interest::READABLE | Interest::WRITABLE)
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(stream) => stream.socket_mut(),
+        };
+        socket.register(registry, token, Interest::READABLE | Interest::WRITABLE)
     }
 
     /// Makes the end of this stream an abrupt one, as when a network fails: the port is free at once.
@@ -81,8 +99,7 @@ impl Stream {
     /// # Errors
     /// The system's.
     pub fn end_abruptly(&self) -> io::Result<()> {
-        let Self::Plain(stream) = self;
-        SockRef::from(stream).set_linger(Some(Duration::ZERO))
+        SockRef::from(self.socket()).set_linger(Some(Duration::ZERO))
     }
 }
 
@@ -91,19 +108,26 @@ const EINPROGRESS: i32 = 115;
 
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Self::Plain(stream) = self;
-        stream.read(buffer)
+        match self {
+            Self::Plain(socket) => socket.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
     }
 }
 
 impl Write for Stream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Self::Plain(stream) = self;
-        stream.write(bytes)
+        match self {
+            Self::Plain(socket) => socket.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        Ok(())
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::Tls(stream) => stream.flush(),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use clap::Args;
 use crate::bench::floor::{self, Floor};
 use crate::bench::measure::Verdict;
 use crate::bench::target::{App, Kind};
-use crate::bench::{self, Options, Scenario, There};
+use crate::bench::{self, Options, Scenario, There, Transport};
 
 /// A goal that was missed.
 const EXIT_MISSED: u8 = 2;
@@ -26,7 +26,7 @@ const QUICK_USERS_MAX: usize = 4;
 /// no goal missed, 2 a goal was missed, 3 no verdict since the client was the bottleneck, 1 something failed.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Measure these only [default: everything]
+    /// Measure these only [default: everything but soak]
     #[arg(value_name = "SCENARIO", value_enum)]
     scenarios: Vec<Scenario>,
 
@@ -34,7 +34,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "PROTOCOL", value_enum, default_value_t)]
     target: Kind,
 
-    /// A server that is running, instead of one of this build: ws://HOST:PORT, with a path if it has a prefix
+    /// A server that is running, instead of one of this build: ws:// or wss://HOST:PORT, with a path if it has a prefix
     #[arg(long, value_name = "URL", help_heading = "Another server")]
     url: Option<String>,
 
@@ -67,6 +67,10 @@ pub struct BenchArgs {
     #[arg(long = "pid", value_name = "PID", requires = "url", help_heading = "Another server")]
     pids: Vec<u32>,
 
+    /// Speak TLS with the server that is started; certificates are not verified. With --url: a wss:// URL
+    #[arg(long, conflicts_with = "url")]
+    tls: bool,
+
     /// Measure the floors beside it too, in turns (always done without --url)
     #[arg(long)]
     floor: bool,
@@ -95,7 +99,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "KEY=VALUE", conflicts_with = "url")]
     set: Vec<String>,
 
-    /// fanout, slow: subscribers; many: of each channel
+    /// fanout, slow, soak: subscribers; many: of each channel
     #[arg(long, value_name = "N", value_parser = at_least_one::<usize>, help_heading = "Shapes of your own")]
     subscribers: Option<usize>,
 
@@ -122,6 +126,10 @@ pub struct BenchArgs {
     /// idle, churn, reconnect-storm: connections
     #[arg(long, value_name = "N", value_parser = at_least_one::<usize>, help_heading = "Shapes of your own")]
     connections: Option<usize>,
+
+    /// soak: how long everything goes on
+    #[arg(long, value_name = "N", default_value_t = 30, value_parser = at_least_one::<u64>, help_heading = "Shapes of your own")]
+    minutes: u64,
 
     /// Also write the line of JSON to this file
     #[arg(long, value_name = "FILE")]
@@ -190,6 +198,7 @@ fn options(args: BenchArgs) -> Options {
         kind: args.target,
         there,
         set: args.set,
+        transport: Transport { is_tls: args.tls },
         quick: args.quick,
         rounds: args.rounds,
         publishers: args.publishers,
@@ -201,6 +210,7 @@ fn options(args: BenchArgs) -> Options {
         burst: args.burst,
         seconds: args.seconds,
         channels: args.channels,
+        minutes: args.minutes,
         connections: args.connections,
     }
 }

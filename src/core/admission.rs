@@ -33,7 +33,7 @@ pub struct Admission(Arc<Books>);
 struct Books {
     counts: Mutex<Counts>,
     connections: Sum,
-    /// The part of `connections` that is the places of events in outboxes.
+    /// The part of `connections` that is the places of events in outboxes, and what is encrypted and not yet sent.
     queued: Sum,
     caches: Sum,
     rosters: Sum,
@@ -80,7 +80,8 @@ impl Sum {
 /// What the memory of a node goes for, in bytes: estimates by constants that were measured.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct Memory {
-    /// Connections: themselves, their subscriptions and permissions, places in their outboxes, what they have sent in part.
+    /// Connections: themselves, their subscriptions and permissions, places in their outboxes, what is encrypted for them
+    /// and not yet sent, what they have sent in part.
     pub connections: usize,
     /// Encoded events alive, each once however many outboxes hold it.
     pub events: usize,
@@ -247,7 +248,7 @@ impl Permit {
         self.bytes -= bytes;
     }
 
-    /// The places of frames in the outbox take so much now.
+    /// The places of frames in the outbox, and what is held back behind them, take so much now.
     pub(super) fn queued(&mut self, bytes: usize) {
         if bytes != self.queued {
             self.change(self.queued, bytes);

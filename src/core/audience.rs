@@ -10,12 +10,12 @@ use hashbrown::HashTable;
 use slab::Slab;
 use smallvec::SmallVec;
 
-use super::KEPT_PLACES;
 use super::admission::tabled;
 use super::connection::Connection;
 use super::event::{Frames, Ledger};
 use super::id::{AppKey, ChannelName, ConnectionId};
 use super::message::Target;
+use super::{KEPT_PLACES, SLICE_SUBSCRIBERS};
 
 /// Events joined into one batch; with it one write per socket carries up to this many.
 const BATCH_EVENTS_MAX: usize = if cfg!(test) { 3 } else { 64 };
@@ -23,7 +23,7 @@ const BATCH_EVENTS_MAX: usize = if cfg!(test) { 3 } else { 64 };
 const BATCH_BYTES_MAX: usize = if cfg!(test) { 512 } else { 256 << 10 };
 /// Bytes that one slice of subscribers is handed at most, if it is more than [`SLICE_SUBSCRIBERS_MIN`] of them: the
 /// larger a batch, the longer each write takes.
-const SLICE_BYTES_MAX: usize = 512 << 10;
+const SLICE_BYTES_MAX: usize = if cfg!(test) { 1024 } else { 512 << 10 };
 /// Subscribers that a slice always has.
 const SLICE_SUBSCRIBERS_MIN: usize = if cfg!(test) { 1 } else { 16 };
 /// Marks a subscriber that left while a batch was on its way.
@@ -223,7 +223,8 @@ impl Audience {
         self.traffic.is_some()
     }
 
-    /// Hands the current batch, or the next, to at most `slice` subscribers: `push(connection, frame, events)`.
+    /// Hands the current batch, or the next, to what is left of a slice: `push(connection, frame, events)`. A subscriber
+    /// to a large batch takes more than one place of it.
     pub(super) fn serve(
         &mut self,
         slice: usize,
@@ -234,9 +235,9 @@ impl Audience {
     ) -> Served {
         let Some(traffic) = &mut self.traffic else { return Served::default() };
         let Some(batch) = traffic.batch_at_hand(self.next, now_us) else { return Served::default() };
-        let affordable = (SLICE_BYTES_MAX / batch.bytes.max(1)).max(SLICE_SUBSCRIBERS_MIN);
-        let end = self.subscribers.len().min(batch.cursor + slice.min(affordable));
-        let looked_at = end - batch.cursor;
+        let places = batch.places();
+        let end = self.subscribers.len().min(batch.cursor + slice.div_ceil(places));
+        let spent = (end - batch.cursor) * places;
         for subscriber in &self.subscribers[batch.cursor..end] {
             let skipped = subscriber.since.saturating_sub(batch.first) as usize;
             if subscriber.slot == GONE || skipped >= batch.deliveries.len() {
@@ -258,7 +259,7 @@ impl Audience {
         }
         batch.cursor = end;
         if end < self.subscribers.len() {
-            return Served { looked_at, ..Served::default() };
+            return Served { spent, ..Served::default() };
         }
         let weight = batch.deliveries.iter().map(|delivery| delivery.weight).sum();
         let began_us = Some(batch.began_us);
@@ -266,7 +267,7 @@ impl Audience {
         if traffic.queue.is_empty() {
             self.traffic = None;
         }
-        Served { looked_at, weight, began_us }
+        Served { spent, weight, began_us }
     }
 
     /// Forgets those who left during the batch that has just ended; `moved(slot, position)` tells where the others
@@ -303,12 +304,20 @@ impl Audience {
 /// What a slice came to.
 #[derive(Default, Debug)]
 pub(super) struct Served {
-    /// Subscribers.
-    pub(super) looked_at: usize,
+    /// Places of the slice.
+    pub(super) spent: usize,
     /// Weight of the deliveries that are complete.
     pub(super) weight: usize,
     /// The batch is complete, and began then.
     pub(super) began_us: Option<u64>,
+}
+
+impl Batch {
+    /// Places of a slice that one subscriber takes.
+    fn places(&self) -> usize {
+        let places_max = SLICE_SUBSCRIBERS / SLICE_SUBSCRIBERS_MIN;
+        (self.bytes.saturating_mul(SLICE_SUBSCRIBERS) / SLICE_BYTES_MAX).clamp(1, places_max)
+    }
 }
 
 impl Traffic {

@@ -715,6 +715,7 @@ impl Core {
         }
         shrink!(connections due inbox effects dirty);
         self.audiences.give_back();
+        self.schedule.give_back();
         self.wheel.give_back(self.connections.capacity());
     }
 
@@ -764,7 +765,7 @@ impl Core {
             };
             let served = audience.serve(left, now_us, &self.node.ledger, connections, push);
             // one that nobody is left of is no way to go on for ever
-            left = left.saturating_sub(served.looked_at.max(1));
+            left = left.saturating_sub(served.spent.max(1));
             self.repay(served.weight);
             self.tidy(index);
             if self.audiences[index].is_under_way() {
@@ -799,11 +800,12 @@ impl Core {
         self.connections.get_mut(slot as usize).map(|connection| &mut connection.outbox)
     }
 
-    /// A dirty connection was written to as far as its socket takes bytes. One that lags too far behind is closed.
-    pub fn flushed(&mut self, slot: u32) {
+    /// A dirty connection was written to as far as its socket takes bytes, but for those that the runtime holds back: they
+    /// are out of the outbox, and yet in memory. One that lags too far behind is closed.
+    pub fn flushed(&mut self, slot: u32, held_back_bytes: usize) {
         let Some(connection) = self.connections.get_mut(slot as usize) else { return };
         connection.dirty = false;
-        connection.permit.queued(connection.outbox.places_bytes());
+        connection.permit.queued(connection.outbox.places_bytes() + held_back_bytes);
         let limits = &self.settings.limits;
         let lags = !connection.outbox.is_empty();
         if connection.outbox.exceeds(limits.outbox_bytes_max)

@@ -680,7 +680,7 @@ impl World {
         let read = take(outbox, bytes);
         let (bytes, frames) = waiting(outbox);
         assert_eq!(outbox.weight(), bytes + 32 * frames);
-        core.flushed(slot);
+        core.flushed(slot, 0);
         let too_much = bytes + 32 * frames > limits.outbox_bytes_max && frames > 1
             || bytes > 0 && admission.outboxes() > limits.outbox_total_bytes_max;
         self.clients[who].read.extend(read);

@@ -7,6 +7,8 @@
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use super::KEPT_PLACES;
+
 /// A channel that was served for L is served again at the earliest this many L after it began.
 const SPACING: u64 = 4;
 /// The longest such wait, in microseconds.
@@ -66,6 +68,18 @@ impl Schedule {
         self.served.drain(..).map(|(audience, began_us)| (audience, until(began_us))).collect()
     }
 
+    /// Gives memory back that very many channels took which are quiet now.
+    pub(super) fn give_back(&mut self) {
+        macro_rules! shrink {
+            ($($table:ident)*) => {
+                $(if self.$table.capacity() > KEPT_PLACES && self.$table.len() < self.$table.capacity() / 8 {
+                    self.$table.shrink_to_fit();
+                })*
+            };
+        }
+        shrink!(serving resting served);
+    }
+
     /// Whether somebody is to be served now.
     pub(super) fn is_serving(&self) -> bool {
         !self.serving.is_empty()
@@ -102,6 +116,20 @@ mod tests {
         schedule.served(2, 2_000);
         assert_eq!(schedule.end_turn(3_000), [(1, 9_000), (2, 6_000)]);
         assert!(!schedule.is_serving());
+    }
+
+    #[test]
+    fn what_a_message_to_all_channels_took_is_given_back() {
+        let mut schedule = Schedule::default();
+        let all = 4 * KEPT_PLACES as u32;
+        (0..all).for_each(|audience| schedule.rest(audience, 0));
+        schedule.begin_turn(0);
+        while let Some((audience, now_us)) = schedule.next() {
+            schedule.served(audience, now_us);
+        }
+        assert_eq!(schedule.end_turn(0).len(), all as usize);
+        schedule.give_back();
+        assert_eq!((schedule.serving.capacity(), schedule.resting.capacity(), schedule.served.capacity()), (0, 0, 0));
     }
 
     #[test]

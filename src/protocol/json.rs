@@ -1,5 +1,6 @@
 //! JSON whose values pass through byte for byte.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -8,7 +9,11 @@ use serde_json::value::RawValue;
 
 /// An object whose values are left as they were written. Of equal keys the last counts; `null` is an empty object.
 #[derive(Debug, Default)]
-pub(in crate::protocol) struct Object<'a>(Vec<(String, &'a RawValue)>);
+pub(in crate::protocol) struct Object<'a>(Vec<(Key<'a>, &'a RawValue)>);
+
+/// A member's name: as it stands there, unless it has escapes.
+#[derive(Debug, Deserialize)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'a> Object<'a> {
     /// Reads the first value of `bytes`; `None` if that is no object.
@@ -18,12 +23,12 @@ impl<'a> Object<'a> {
 
     /// A member by its exact name.
     pub(in crate::protocol) fn get(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(key, _)| key == name).map(|(_, value)| *value)
+        self.0.iter().rev().find(|(Key(key), _)| key == name).map(|(_, value)| *value)
     }
 
     /// A member by its name in any case, as v3 reads bodies.
     pub(in crate::protocol) fn get_any_case(&self, name: &str) -> Option<&'a RawValue> {
-        self.0.iter().rev().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
+        self.0.iter().rev().find(|(Key(key), _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
     }
 }
 
@@ -92,7 +97,7 @@ mod tests {
 
     #[test]
     fn the_first_value_counts() {
-        let object = Object::first(br#" {"a":1,"B":"x","a": [2 ]} trailing"#).unwrap();
+        let object = Object::first(br#" {"a":1,"B":"x","\u0061": [2 ]} trailing"#).unwrap();
         assert_eq!(object.get("a").unwrap().get(), "[2 ]");
         assert!(object.get("b").is_none());
         assert_eq!(object.get_any_case("b").unwrap().get(), "\"x\"");

@@ -416,7 +416,8 @@ impl Shard {
     fn flush_one(&self, slot: u32) {
         let conns = self.conns.borrow();
         let mut core = self.core.borrow_mut();
-        if let Some(conn) = conns.get(slot as usize).and_then(Option::as_ref)
+        let conn = conns.get(slot as usize).and_then(Option::as_ref);
+        if let Some(conn) = conn
             && !conn.is_blocked()
             && let Some(outbox) = core.outbox_mut(slot)
         {
@@ -429,7 +430,7 @@ impl Shard {
                 Err(_) => core.close(slot, CloseReason::Client),
             }
         }
-        core.flushed(slot);
+        core.flushed(slot, conn.map_or(0, |conn| conn.stream.held_back_bytes()));
     }
 
     /// Ends a connection: off the roster at once, then it is sent what it is still to be sent, by a task of its own if

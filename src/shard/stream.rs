@@ -96,9 +96,20 @@ impl Stream {
         each!(self, stream => stream.try_write_vectored(slices))
     }
 
-    /// Whether something that counts as written has yet to be handed to the socket.
-    pub(super) fn holds_back(&self) -> bool {
-        matches!(self, Stream::Tls(stream) if stream.holds_back())
+    /// Bytes that count as written and have yet to be handed to the socket.
+    pub(super) fn held_back_bytes(&self) -> usize {
+        match self {
+            Stream::Tls(stream) => stream.held_back_bytes(),
+            Stream::Tcp(_) | Stream::Unix(_) => 0,
+        }
+    }
+
+    /// Bytes that were taken from the socket and have yet to be read.
+    pub(super) fn kept_bytes(&self) -> usize {
+        match self {
+            Stream::Tls(stream) => stream.kept_bytes(),
+            Stream::Tcp(_) | Stream::Unix(_) => 0,
+        }
     }
 
     /// Hands it to the socket, as far as that takes it.

@@ -1,6 +1,9 @@
-//! What the server says of its memory is near what the kernel says of it, and is nothing when nobody is there.
+//! What the server says of its memory is near what the kernel says of it, and a crowd that leaves takes it along.
 
-use crate::client::{assert_idle, eventually, metric, metrics, path, start, subscribe};
+use serde_json::json;
+
+use crate::client::{assert_idle, eventually, metric, metrics, narrow, path, start, subscribe};
+use crate::http;
 use crate::server::Server;
 use crate::websocket::{self, WebSocket};
 
@@ -43,4 +46,46 @@ fn the_estimate_is_near_the_truth_and_comes_back_to_nothing() {
     assert_idle(&mut crowd[CONNECTIONS - 1]);
     drop(crowd);
     eventually("nothing is left", || memory(&server).0 == 0.0);
+}
+
+/// Publishes 4 KB to each one's own channel, so many times.
+fn flood(server: &Server, count: usize, times: usize) {
+    let data = "x".repeat(4_000);
+    let one = |number| json!({ "channel": format!("own-channel-number-{number}"), "event": "e", "data": data });
+    let batch = json!((0..count).map(one).collect::<Vec<_>>());
+    let form = [("Content-Type".to_owned(), "application/x-www-form-urlencoded".to_owned())];
+    let body = format!("batch_data={batch}");
+    for _ in 0..times {
+        let answer = http::request(server.addresses.trusted, "POST", "/api/push_batch/a", &form, body.as_bytes());
+        assert_eq!(answer.unwrap().status, 200);
+    }
+}
+
+#[test]
+fn a_storm_gives_its_memory_back() {
+    const STALLED: usize = 300;
+    let server = start(&[("node.shards", "2")]);
+    let path = path("u1");
+    let resident = || metric(&server, "resident_bytes");
+    flood(&server, STALLED, 2);
+    let before = resident();
+    let stalled: Vec<WebSocket> = (0..STALLED)
+        .map(|number| {
+            let answer = websocket::ask_on(narrow(server.addresses.public), "localhost", &path, &[]).unwrap();
+            let mut socket = WebSocket::accept(answer).unwrap();
+            subscribe(&mut socket, &format!("own-channel-number-{number}"));
+            socket
+        })
+        .collect();
+    flood(&server, STALLED, 40);
+    eventually("outboxes hold it", || metric(&server, "backlog_bytes") == 0.0);
+    let (estimate, peak) = memory(&server);
+    assert!(
+        estimate > 12e6 && peak - before > 12e6,
+        "{estimate} bytes by its estimate, {} by the kernel's",
+        peak - before
+    );
+    drop(stalled);
+    eventually("nothing is left", || memory(&server).0 == 0.0);
+    eventually("the system has it back", || resident() - before < (peak - before) / 3.0);
 }

@@ -79,7 +79,7 @@ impl Crowd {
                     outbox.advance(bytes);
                     self.writes += 1;
                 }
-                self.core.flushed(slot);
+                self.core.flushed(slot, 0);
             }
             self.core.end_turn(self.now_us);
         }

@@ -22,7 +22,8 @@ pub(super) fn measure(run: &Run<'_>) -> Result<Vec<Case>> {
     let measure = of_server(run, connections, rounds)?;
     let case = format!("{connections} connections, {rounds} times");
     let scenario = Scenario::Churn.word();
-    Ok(vec![Case { scenario, case, beside_what: "", server: vec![measure], beside: Vec::new(), figures }])
+    let (server, beside, samples) = (vec![measure], Vec::new(), Vec::new());
+    Ok(vec![Case { scenario, case, beside_what: "", server, beside, figures, samples }])
 }
 
 fn of_server(run: &Run<'_>, connections: usize, rounds: u32) -> Result<Measure> {

@@ -9,6 +9,7 @@ mod many;
 mod presence;
 mod publish;
 mod slow;
+mod soak;
 mod storm;
 
 use std::sync::Arc;
@@ -19,7 +20,6 @@ use anyhow::{Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 
-use super::Options;
 use super::client::{Client, Opening, Reading};
 use super::floor::{self, Floor, FloorProcess};
 use super::measure::{Case, Figure, Goal, Measure, percentile};
@@ -28,6 +28,7 @@ use super::publisher::{Published, Publisher};
 use super::server::{OwnServer, Subject};
 use super::tally::{Clock, Plan, Tally, delays, percentile_ms};
 use super::target::{self, Credentials, Endpoint, Site, Subscription};
+use super::{Options, Transport};
 
 /// A frame as small as most events are.
 const SMALL_FRAME_BYTES: usize = 120;
@@ -63,6 +64,8 @@ pub enum Scenario {
     ReconnectStorm,
     /// Pings, subscribes and small channels while one large channel has bursts
     Fairness,
+    /// Everything at once for half an hour: memory, descriptors and gauges stay flat (only where it is named)
+    Soak,
 }
 
 impl Scenario {
@@ -79,6 +82,7 @@ impl Scenario {
             Self::Presence => "presence",
             Self::ReconnectStorm => "reconnect-storm",
             Self::Fairness => "fairness",
+            Self::Soak => "soak",
         }
     }
 }
@@ -182,6 +186,7 @@ impl Run<'_> {
             Scenario::Presence => presence::measure(self),
             Scenario::ReconnectStorm => storm::measure(self),
             Scenario::Fairness => fairness::measure(self),
+            Scenario::Soak => soak::measure(self),
         }
     }
 
@@ -201,6 +206,7 @@ impl Run<'_> {
             }
             Scenario::ReconnectStorm => self.options.connections.unwrap_or(storm_connections) + storm::BYSTANDERS,
             Scenario::Fairness => crowd + fairness::PROBES,
+            Scenario::Soak => soak::subscribers(self) + soak::OTHERS_MAX,
         }
     }
 
@@ -209,7 +215,7 @@ impl Run<'_> {
         match &self.place {
             Place::Own(own) => own.start(),
             Place::There { site, watched, .. } => {
-                Ok(Subject { site: site.clone(), watched: watched.clone(), commands: None, child: None })
+                Ok(Subject { site: site.clone(), watched: watched.clone(), commands: None, ops: None, child: None })
             }
         }
     }
@@ -234,13 +240,16 @@ impl Run<'_> {
             site: Site::new(Arc::new(target), address, address),
             watched: Watched::new(vec![process.id()])?,
             commands: Some(commands),
+            ops: None,
             child: Some(process),
         })
     }
 
-    /// A goal that holds for our own server beside its own floor.
+    /// A goal that holds for our own server beside its own floor; where more lies between than TCP, only what must not
+    /// happen at all.
     fn goal(&self, figure: Figure, goal: Goal) -> Figure {
-        if self.is_own() { figure.goal(goal) } else { figure }
+        let is_plain = self.options.transport == Transport::default();
+        if self.is_own() && (is_plain || goal == Goal::Never) { figure.goal(goal) } else { figure }
     }
 
     /// Measures the server, and a floor beside it where floors are wanted, as often as there are rounds; the one that goes
@@ -268,7 +277,16 @@ impl Run<'_> {
         beside: Option<&dyn Fn() -> Result<Measure>>,
     ) -> Result<Case> {
         let word = scenario.word();
-        let mut done = Case { scenario: word, case, beside_what, server: Vec::new(), beside: Vec::new(), figures };
+        let (server_figures, beside_figures, samples) = (Vec::new(), Vec::new(), Vec::new());
+        let mut done = Case {
+            scenario: word,
+            case,
+            beside_what,
+            server: server_figures,
+            beside: beside_figures,
+            figures,
+            samples,
+        };
         let rounds = self.rounds(scenario);
         for round in 0..rounds {
             check_interrupted()?;

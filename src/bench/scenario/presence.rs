@@ -52,7 +52,8 @@ pub(super) fn measure(run: &Run<'_>) -> Result<Vec<Case>> {
             );
             let case = format!("{} beside {}", largest.case, smaller.case);
             let scenario = Scenario::Presence.word();
-            cases.push(Case { scenario, case, beside_what: "smaller channel", server, beside, figures: vec![figure] });
+            let (beside_what, figures, samples) = ("smaller channel", vec![figure], Vec::new());
+            cases.push(Case { scenario, case, beside_what, server, beside, figures, samples });
         }
     }
     Ok(cases)

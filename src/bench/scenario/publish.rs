@@ -67,7 +67,8 @@ fn of_subject(run: &Run<'_>, manner: Manner, on: Subject) -> Result<Measure> {
         Ok(requests?.concat())
     };
     let bundles: Vec<Vec<u8>> = (0..ALTERNATIVES).map(bundle).collect::<Result<_>>()?;
-    let connections = (0..run.options.publishers).map(|_| HttpConnection::connect(on.site.api));
+    let connections =
+        (0..run.options.publishers).map(|_| HttpConnection::connect_as(on.site.api, on.site.api_tls.as_ref()));
     let mut connections: Vec<_> = connections.collect::<Result<_>>()?;
     let requests = (run.scale.publishes / events).div_ceil(pipeline) * pipeline;
     repeat(&mut connections, &bundles, pipeline, requests / 20)?;

@@ -75,7 +75,7 @@ impl Gusher {
     }
 
     fn fetch_sessions(&self) -> Result<Vec<String>> {
-        let mut connection = HttpConnection::connect(self.sockets.address)?;
+        let mut connection = HttpConnection::connect_as(self.sockets.address, self.sockets.tls.as_ref())?;
         let path = format!("{}/auth", self.sockets.prefix_or("/gcs"));
         let session = |jwt: &String| {
             let answer = connection.exchange(&post(&self.sockets.host, &path, FORM, &format!("jwt={jwt}")))?;

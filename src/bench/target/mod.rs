@@ -14,8 +14,10 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use reqwest::Url;
+use rustls::pki_types::ServerName;
 
 use super::stream::Sources;
+use super::tls;
 
 pub use self::floor::Floor;
 pub use self::gusher::{Gusher, Version};
@@ -154,8 +156,12 @@ pub struct Site {
     pub host: String,
     /// Where clients connect.
     pub sockets: SocketAddr,
+    /// The server's name there, where it is TLS that they speak.
+    pub sockets_tls: Option<ServerName<'static>>,
     /// Where events are published.
     pub api: SocketAddr,
+    /// The server's name there, in TLS.
+    pub api_tls: Option<ServerName<'static>>,
     /// Where connections come from.
     pub sources: Sources,
 }
@@ -163,7 +169,21 @@ pub struct Site {
 impl Site {
     /// A server at these addresses.
     pub fn new(target: Arc<dyn Target>, sockets: SocketAddr, api: SocketAddr) -> Arc<Self> {
-        Arc::new(Self { target, host: sockets.to_string(), sockets, api, sources: Sources::default() })
+        let (sockets, api) = (Endpoint::at(sockets), Endpoint::at(api));
+        Self::of(target, &sockets, &api)
+    }
+
+    /// The same, in TLS where the endpoints are.
+    pub fn of(target: Arc<dyn Target>, sockets: &Endpoint, api: &Endpoint) -> Arc<Self> {
+        Arc::new(Self {
+            target,
+            host: sockets.host.clone(),
+            sockets: sockets.address,
+            sockets_tls: sockets.tls.clone(),
+            api: api.address,
+            api_tls: api.tls.clone(),
+            sources: Sources::default(),
+        })
     }
 }
 
@@ -191,28 +211,38 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// Without a slash at the end; often empty.
     pub prefix: String,
+    /// The server's name in TLS, if that is spoken.
+    pub tls: Option<ServerName<'static>>,
 }
 
 impl Endpoint {
     /// An endpoint without a prefix.
     pub fn at(address: SocketAddr) -> Self {
-        Self { host: address.to_string(), address, prefix: String::new() }
+        Self { host: address.to_string(), address, prefix: String::new(), tls: None }
     }
 
-    /// Reads a URL of this scheme.
+    /// The same in TLS.
+    pub fn secure(self) -> Self {
+        let tls = Some(tls::server_name("", self.address));
+        Self { tls, ..self }
+    }
+
+    /// Reads a URL of this scheme, or with an `s` behind it.
     ///
     /// # Errors
     /// When it is none, or its name has no address.
     pub fn parse(url: &str, scheme: &str) -> Result<Self> {
         let parsed = Url::parse(url).with_context(|| format!("{url}: expected {scheme}://HOST:PORT"))?;
-        ensure!(parsed.scheme() == scheme, "{url}: expected {scheme}://HOST:PORT; TLS is not driven");
+        let is_tls = parsed.scheme().strip_prefix(scheme) == Some("s");
+        ensure!(is_tls || parsed.scheme() == scheme, "{url}: expected {scheme}://HOST:PORT, or {scheme}s:// for TLS");
         let (Some(host), Some(port)) = (parsed.host_str(), parsed.port_or_known_default()) else {
             bail!("{url}: expected {scheme}://HOST:PORT");
         };
-        let host = format!("{host}:{port}");
+        let (name, host) = (host, format!("{host}:{port}"));
         let mut addresses = host.to_socket_addrs().with_context(|| format!("{url}: no address for {host}"))?;
         let address = addresses.next().with_context(|| format!("{url}: no address for {host}"))?;
-        Ok(Self { host, address, prefix: parsed.path().trim_end_matches('/').to_owned() })
+        let tls = is_tls.then(|| tls::server_name(name, address));
+        Ok(Self { host, address, prefix: parsed.path().trim_end_matches('/').to_owned(), tls })
     }
 
     /// Where a protocol's API is by default, seen from where its sockets are.
@@ -223,14 +253,15 @@ impl Endpoint {
             (Kind::GusherV1 | Kind::GusherV3, 8888) => 7777,
             (_, port) => port.checked_add(1).context("--api is needed")?,
         };
-        Ok(Self { prefix: String::new(), ..self.clone_with_port(port) })
+        // where only a server's own backends come, TLS is rare: a URL says so
+        Ok(Self { prefix: String::new(), tls: None, ..self.clone_with_port(port) })
     }
 
     fn clone_with_port(&self, port: u16) -> Self {
         let name = self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, _)| name);
         let mut address = self.address;
         address.set_port(port);
-        Self { host: format!("{name}:{port}"), address, prefix: self.prefix.clone() }
+        Self { host: format!("{name}:{port}"), address, prefix: self.prefix.clone(), tls: self.tls.clone() }
     }
 
     fn prefix_or(&self, default: &str) -> String {
@@ -307,9 +338,7 @@ pub fn site(credentials: &Credentials, url: &str, api: Option<&str>) -> Result<A
         Some(api) => Endpoint::parse(api, "http").context("--api")?,
         None => sockets.api_beside(credentials.kind)?,
     };
-    let (host, at, api_at) = (sockets.host.clone(), sockets.address, api.address);
-    let target = credentials.target(sockets, api);
-    Ok(Arc::new(Site { target, host, sockets: at, api: api_at, sources: Sources::default() }))
+    Ok(Site::of(credentials.target(sockets.clone(), api.clone()), &sockets, &api))
 }
 
 /// Whether the text has that part.
@@ -355,7 +384,10 @@ mod tests {
         };
         check("127.0.0.1:6001", "expected ws://HOST:PORT");
         check("http://127.0.0.1:6001", "expected ws://HOST:PORT");
-        check("wss://127.0.0.1:6001", "TLS is not driven");
+        check("http://127.0.0.1:6001", "or wss:// for TLS");
+        let secure = Endpoint::parse("wss://127.0.0.1:6001", "ws").unwrap();
+        assert!(secure.tls.is_some() && secure.api_beside(Kind::Pusher).unwrap().tls.is_some());
+        assert!(secure.api_beside(Kind::GusherV3).unwrap().tls.is_none());
         let app = App { key: Some("k".into()), ..App::default() };
         let missing = |kind| format!("{:#}", Credentials::new(kind, app.clone(), 1).unwrap_err());
         assert_eq!(missing(Kind::Pusher), "--target pusher needs --app-id");

@@ -167,3 +167,19 @@ fn a_small_channel_waits_for_a_slice_of_a_large_one_and_no_longer() {
     assert!(world.cores[0].has_fan_out(), "the large one is still served");
     world.finish();
 }
+
+#[test]
+fn a_slice_of_a_large_batch_has_fewer_subscribers() {
+    for (size, turns) in [(1, 5), (2000, 10)] {
+        let mut world = World::new(1, 0);
+        let many: Vec<usize> = (0..10).map(|_| world.connect(0, "one", "", 0, &["*"])).collect();
+        many.iter().for_each(|who| world.subscribe(*who, &["a"]));
+        world.settle();
+        world.publish(0, "one", "a", size, None);
+        for turn in 1..=turns {
+            world.fan_out(0);
+            assert_eq!(world.cores[0].has_fan_out(), turn < turns, "{size} {turn}");
+        }
+        world.finish();
+    }
+}

@@ -24,6 +24,9 @@ const RECORD_BYTES_MAX: usize = 16 << 10;
 const RECORD_OVERHEAD_BYTES: usize = 64;
 /// What one read takes, at least and at most.
 const READ_BYTES: (usize, usize) = (4 << 10, 64 << 10);
+/// Reads in a row that may bring nothing to be handed on; then others have their turn. Who sends empty records as fast as
+/// they are decrypted would be read for ever.
+const EMPTY_READS_MAX: usize = 2;
 /// Bytes of a record, or of a handshake message in several, that has yet to be complete. rustls takes no larger one.
 const INCOMPLETE_BYTES_MAX: usize = 96 << 10;
 
@@ -137,7 +140,7 @@ impl TlsStream {
     /// by the protocols above.
     pub(in crate::shard) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let state = &mut *self.state.borrow_mut();
-        loop {
+        for _ in 0..EMPTY_READS_MAX {
             if !state.clear.is_empty() {
                 let count = buffer.len().min(state.clear.len());
                 state.clear.copy_to_slice(&mut buffer[..count]);
@@ -150,10 +153,18 @@ impl TlsStream {
                 return Ok(0);
             }
             let count = self.pull(state, buffer)?;
-            if count > 0 {
+            if count > 0 || state.ended {
                 return Ok(count);
             }
         }
+        // the socket still counts as readable, so whoever waits for that goes on at once
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    /// Bytes that are kept of what the peer has sent.
+    pub(in crate::shard) fn kept_bytes(&self) -> usize {
+        let state = self.state.borrow();
+        state.incoming.capacity() + state.clear.len()
     }
 
     /// Reads from the socket, once, and decrypts into `buffer`, what has no room there into `clear`.
@@ -215,9 +226,9 @@ impl TlsStream {
         self.socket.writable().await
     }
 
-    /// Whether the socket has yet to take something that counts as written.
-    pub(in crate::shard) fn holds_back(&self) -> bool {
-        !self.state.borrow().outgoing.is_empty()
+    /// Bytes that count as written and that the socket has yet to take.
+    pub(in crate::shard) fn held_back_bytes(&self) -> usize {
+        self.state.borrow().outgoing.len()
     }
 
     /// Hands the socket what it has yet to take.
@@ -551,7 +562,7 @@ mod tests {
                 assert!(kept(&stream) <= RECORD_BYTES_MAX + RECORD_OVERHEAD_BYTES);
             };
             assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
-            assert!(stream.holds_back());
+            assert!(stream.held_back_bytes() > 0);
             assert_eq!(stream.try_shutdown_write().unwrap_err().kind(), io::ErrorKind::WouldBlock);
             let mut read = 0;
             let reader = std::thread::spawn(move || {
@@ -602,6 +613,26 @@ mod tests {
             }
         }
         assert_eq!(kept(&stream), 0);
+        // one that is read in pieces leaves others their turn
+        let message = [7; RECORD_BYTES_MAX];
+        session.writer().write_all(&message).unwrap();
+        session.write_tls(&mut socket).unwrap();
+        let mut waits = 0;
+        let mut left = message.len();
+        while left > 0 {
+            stream.readable().await.unwrap();
+            match stream.try_read(&mut buffer) {
+                Ok(count) => left -= count,
+                Err(error) => {
+                    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                    assert_eq!(stream.held_back_bytes(), 0);
+                    assert!(stream.kept_bytes() > 0);
+                    waits += 1;
+                }
+            }
+        }
+        assert!(waits >= RECORD_BYTES_MAX / READ_BYTES.0 / EMPTY_READS_MAX, "{waits}");
+        assert_eq!(stream.kept_bytes(), 0);
         // its keys may change meanwhile
         session.refresh_traffic_keys().unwrap();
         session.writer().write_all(b"again").unwrap();
