@@ -759,7 +759,9 @@ fn a_bench_of_a_server_that_cannot_be_driven_says_why() {
 fn a_bench_of_its_own_server_ends_with_a_table_and_one_line_of_json() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("out.json");
-    let ended = hydrant(&["bench", "--quick", "publish", "many", "--json", path.to_str().unwrap()]);
+    let words = ["bench", "--quick", "publish", "many", "--json", path.to_str().unwrap()];
+    // which is none of the settings of the server that is started
+    let ended = run(command(PROGRAM).args(words).env("HYDRANT_BENCH_SECRET", "x"));
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     contains(&ended.stderr, &["publish kept-alive (1/1): server CPU, us per request "]);
     contains(&ended.stdout, &["hydrant 0.1.0 drove its own server (pusher)", "\nmany 500/s to 1 x 4 "]);
@@ -780,6 +782,18 @@ fn a_bench_of_its_own_server_ends_with_a_table_and_one_line_of_json() {
     );
     assert!(figure["ratio"].is_number() && figure["verdict"].is_null(), "{figure}");
     assert_eq!(json["cases"].as_array().unwrap().len(), 5, "{json}");
+}
+
+#[test]
+fn a_bench_whose_publishes_are_refused_says_why() {
+    let dev = Dev::anywhere(&["--app", "1:bench:secret"]);
+    let url = format!("ws://{}", dev.address("pusher"));
+    let mut words = vec!["bench", "--quick", "many", "--channels", "1", "--url", &url];
+    words.extend(["--app-id", "1", "--key", "bench", "--secret", "another"]);
+    let ended = hydrant(&words);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    contains(&ended.stderr, &["of the first 2 publishes were refused: 401 "]);
+    assert_eq!(bench_json(&ended)["cases"], serde_json::json!([]));
 }
 
 /// Drives a server that somebody else started: every protocol that there is by what it documents.

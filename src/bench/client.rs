@@ -61,7 +61,7 @@ struct Connection {
     subscription: Subscription,
     /// Kept only without a subscription: for one that is asked for later.
     socket_id: Option<Box<str>>,
-    /// When [`Client::ask`] or the handshake was sent; 0: nothing is asked.
+    /// When [`Client::ask`] was sent, or the first attempt to connect began; 0: nothing is asked.
     asked_ns: u64,
 }
 
@@ -101,7 +101,7 @@ pub struct Opened {
     pub refused: u64,
     /// The first of the reasons.
     pub refusal: Option<String>,
-    /// From connect to subscription, for each attempt that succeeded; in microseconds.
+    /// From a connection's first attempt to its subscription; in microseconds.
     pub times: Histogram<u32>,
 }
 
@@ -209,6 +209,7 @@ impl Client {
     /// # Errors
     /// As [`Self::add`].
     pub fn reopen(&mut self, how: Opening, tally: &mut Tally) -> Result<Opened> {
+        self.connections.iter_mut().for_each(|connection| connection.asked_ns = 0);
         self.open_from(0, how, tally)
     }
 
@@ -257,7 +258,10 @@ impl Client {
     fn begin(&mut self, index: usize) {
         let connection = &mut self.connections[index];
         connection.frames = FrameScanner::default();
-        connection.asked_ns = self.clock.now_ns();
+        // one that was refused before has been waiting since
+        if connection.asked_ns == 0 {
+            connection.asked_ns = self.clock.now_ns();
+        }
         let begun = Stream::connect(self.site.sockets, self.site.sockets_tls.as_ref(), &self.site.sources).and_then(
             |mut stream| {
                 stream.register(self.polls[index % self.polls.len()].registry(), Token(index))?;
@@ -402,11 +406,6 @@ impl Client {
         .with_context(|| format!("connection {index} has ended"))
     }
 
-    /// Whether the answer is still awaited.
-    pub fn is_asking(&self, index: usize) -> bool {
-        self.connections[index].asked_ns != 0
-    }
-
     /// Sends a command that has no answer, or none that matters.
     ///
     /// # Errors
@@ -414,6 +413,12 @@ impl Client {
     pub fn say(&mut self, index: usize, command: &str) -> Result<()> {
         let sent = self.connections[index].send(OPCODE_TEXT, command.as_bytes());
         sent.with_context(|| format!("connection {index} has ended"))
+    }
+
+    /// For how many nanoseconds the answer has been awaited by now, where it still is.
+    pub fn asked_for(&self, index: usize) -> Option<u64> {
+        let asked_ns = self.connections[index].asked_ns;
+        (asked_ns != 0).then(|| self.clock.now_ns().saturating_sub(asked_ns))
     }
 
     /// The connections whose questions were answered since the last call, and after how many nanoseconds.
@@ -663,6 +668,6 @@ fn handshake(site: &Site, index: usize, subscription: Subscription) -> String {
     format!(
         "GET {request_target} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: aHlkcmFudCBiZW5jaC4uLg==\r\n{offer}\r\n",
-        site.sockets
+        site.host
     )
 }

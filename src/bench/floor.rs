@@ -200,14 +200,18 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyp
     Ok(Response::new(Full::new(Bytes::from_static(b"{}"))))
 }
 
-/// Switches protocols; then one read, one frame written, and the next read is the end.
+/// The first byte of a close frame.
+const CLOSE: u8 = 0x88;
+
+/// Switches protocols; then one read, one frame written, and the next read is the end. So is a close frame that comes first,
+/// from clients whose handshake says it all.
 async fn upgrade(mut request: Request<Incoming>) -> Result<Response<Empty<Bytes>>, Infallible> {
     let upgrading = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         let Ok(upgraded) = upgrading.await else { return };
         let mut stream = TokioIo::new(upgraded);
         let mut chunk = [0; 512];
-        if stream.read(&mut chunk).await.is_ok() && stream.write_all(SUBSCRIBED).await.is_ok() {
+        if stream.read(&mut chunk).await.is_ok() && chunk[0] != CLOSE && stream.write_all(SUBSCRIBED).await.is_ok() {
             let _ = stream.read(&mut chunk).await;
         }
     });

@@ -29,7 +29,14 @@ impl<T: Read + Write + Send> Transport for T {}
 
 /// A connection.
 pub struct HttpConnection {
+    address: SocketAddr,
+    /// The server's name, where it speaks TLS.
+    name: Option<ServerName<'static>>,
     stream: Box<dyn Transport>,
+    /// Whether an answer has come on this stream.
+    is_answered: bool,
+    /// Whether the server ends each connection after one answer, as Reverb does.
+    is_ended: bool,
     /// What has arrived and was not handed out.
     arrived: Vec<u8>,
 }
@@ -55,7 +62,27 @@ impl HttpConnection {
             None => Box::new(stream),
             Some(name) => Box::new(StreamOwned::new(tls::session(name)?, stream)),
         };
-        Ok(Self { stream, arrived: Vec::new() })
+        let name = name.cloned();
+        Ok(Self { address, name, stream, is_answered: false, is_ended: false, arrived: Vec::new() })
+    }
+
+    /// Sends one request and reads its answer. To a server that keeps no connection it connects anew each time; the first
+    /// such end is found out by a request that is then sent again.
+    ///
+    /// # Errors
+    /// When the connection breaks, or no answer comes in time.
+    pub fn exchange(&mut self, request: &[u8]) -> Result<Answer> {
+        if !self.is_ended {
+            let error = match self.send(request).and_then(|()| self.answer()) {
+                Err(error) if self.is_answered && self.arrived.is_empty() && !is_timeout(&error) => error,
+                other => return other,
+            };
+            *self = Self { is_ended: true, ..Self::connect_as(self.address, self.name.as_ref()).map_err(|_| error)? };
+        } else if self.is_answered {
+            *self = Self { is_ended: true, ..Self::connect_as(self.address, self.name.as_ref())? };
+        }
+        self.send(request)?;
+        self.answer()
     }
 
     /// Sends one request, or several behind each other.
@@ -80,6 +107,7 @@ impl HttpConnection {
         let rest = self.arrived.split_off(length.end);
         let body = self.arrived[length].to_vec();
         self.arrived = rest;
+        self.is_answered = true;
         Ok(Answer { status, body })
     }
 
@@ -93,6 +121,12 @@ impl HttpConnection {
         self.arrived.extend_from_slice(&chunk[..length]);
         Ok(())
     }
+}
+
+/// Whether the server said nothing for too long.
+fn is_timeout(error: &anyhow::Error) -> bool {
+    let kind = error.root_cause().downcast_ref().map(std::io::Error::kind);
+    matches!(kind, Some(ErrorKind::WouldBlock | ErrorKind::TimedOut))
 }
 
 /// Status of the first answer, and where its body is, once it has arrived whole.
@@ -152,5 +186,26 @@ mod tests {
         check("HTTP/1.1 204 No Content\r\n\r\n", Some((204, 27..27)));
         assert!(first_answer(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
         assert!(first_answer(&[b'x'; HEAD_BYTES_MAX]).is_err());
+    }
+
+    #[test]
+    fn a_server_that_keeps_no_connection_gets_each_request_once() {
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = std::thread::spawn(move || {
+            let each = |_| {
+                let (mut stream, _) = listener.accept().unwrap();
+                let mut request = [0; 64];
+                let length = stream.read(&mut request).unwrap();
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").unwrap();
+                String::from_utf8_lossy(&request[..length]).into_owned()
+            };
+            (0..3).map(each).collect::<String>()
+        });
+        let mut connection = HttpConnection::connect(address).unwrap();
+        for request in ["a", "b", "c"] {
+            assert_eq!(connection.exchange(request.as_bytes()).unwrap().status, 200);
+        }
+        assert_eq!(server.join().unwrap(), "abc");
     }
 }

@@ -175,9 +175,11 @@ fn in_threads(
 
 fn exchange(connection: &mut HttpConnection, requests: &[u8], count: u32, published: &mut Published) -> Result<()> {
     let sent = Instant::now();
-    connection.send(requests)?;
+    if count > 1 {
+        connection.send(requests)?;
+    }
     for _ in 0..count {
-        let answer = connection.answer()?;
+        let answer = if count > 1 { connection.answer()? } else { connection.exchange(requests)? };
         published.answers.saturating_record(sent.elapsed().as_micros() as u64);
         if !(200..300).contains(&answer.status) {
             published.refused += 1;

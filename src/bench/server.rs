@@ -87,8 +87,12 @@ impl OwnServer {
         fs::write(self.directory.join("hydrant.toml"), settings)?;
         let log_path = self.directory.join("server.log");
         let log = File::create(&log_path)?;
+        let mut command = Command::new(env::current_exe()?);
+        for (name, _) in env::vars_os().filter(|(name, _)| is_setting(&name.to_string_lossy())) {
+            command.env_remove(name);
+        }
         let mut process = Process::spawn(
-            Command::new(env::current_exe()?)
+            command
                 .args(["serve", "--config", "hydrant.toml"])
                 .args(self.set.iter().flat_map(|set| ["--set", set]))
                 .current_dir(&self.directory)
@@ -125,6 +129,11 @@ impl Drop for OwnServer {
         // A left-over directory is harmless; there is no one to tell.
         let _ = fs::remove_dir_all(&self.directory);
     }
+}
+
+/// Whether a server would take the variable for a setting of its own. What is measured depends on none.
+fn is_setting(name: &str) -> bool {
+    ["HYDRANT_", "GUSHER_", "SOKETI_", "REVERB_", "PUSHER_APP_"].iter().any(|prefix| name.starts_with(prefix))
 }
 
 /// Three addresses on loopback that nobody listened on a moment ago.

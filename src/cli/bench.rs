@@ -1,6 +1,7 @@
 //! `hydrant bench`: drives a server, this program's own or another, and measures it beside the floor.
 
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -94,7 +95,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one::<u32>)]
     pipeline: u32,
 
-    /// gusher: distinct users among the subscribers; each costs an RSA signature before the run begins
+    /// gusher: distinct users among the subscribers (gusher-v1: 50 at most); each costs an RSA signature before the run begins
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = at_least_one::<usize>)]
     users: usize,
 
@@ -161,13 +162,17 @@ pub fn run(args: BenchArgs) -> Result<ExitCode> {
         floor::run(kind, args.connections.unwrap_or(0))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let json = args.json.clone();
+    // before the run: it takes minutes
+    let json = match args.json.clone() {
+        Some(path) => Some((File::create(&path).with_context(|| format!("write {}", path.display()))?, path)),
+        None => None,
+    };
     let report = bench::run(&options(args))?;
     print!("{}", report.text());
     let line = report.json().to_string();
     println!("\n{line}");
-    if let Some(path) = json {
-        fs::write(&path, line + "\n").with_context(|| format!("write {}", path.display()))?;
+    if let Some((mut file, path)) = json {
+        writeln!(file, "{line}").with_context(|| format!("write {}", path.display()))?;
     }
     ensure!(report.failures.is_empty(), "{} scenarios could not be measured", report.failures.len());
     Ok(match report.verdict() {

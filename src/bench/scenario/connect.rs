@@ -14,8 +14,8 @@ pub(super) fn measure(run: &Run<'_>) -> Result<Vec<Case>> {
         // v3's handshakes bring an RSA signature each, which no bare upgrade has to check
         if run.credentials().kind() == Kind::GusherV3 { cpu } else { run.goal(cpu, Goal::RatioMax(1.7)) },
         Figure::new("connections_per_s", "connections/s"),
-        Figure::plain("open_p50_ms", "connect and subscribe, p50 ms"),
-        Figure::plain("open_p99_ms", "connect and subscribe, p99 ms"),
+        Figure::new("open_p50_ms", "connect and subscribe, p50 ms"),
+        Figure::new("open_p99_ms", "connect and subscribe, p99 ms"),
     ];
     let server = || of_subject(run, run.server()?);
     let floor = || of_subject(run, run.floor(Floor::Upgrade, 0)?);

@@ -22,6 +22,8 @@ pub(super) const PROBES: usize = (SMALL_CHANNELS * AUDIENCE) as usize + PINGERS 
 const RATE: u32 = 200;
 /// From one ping, and one subscribe, to the next.
 const ASK_INTERVAL: Duration = Duration::from_millis(5);
+/// From one question to the next on the same connection: there are as many pingers as subscribers.
+const ASKED_ANEW: Duration = ASK_INTERVAL.saturating_mul(PINGERS as u32);
 const BURST: u32 = 20;
 const BURSTS: u32 = 10;
 /// From one burst's end to the next.
@@ -115,6 +117,7 @@ fn probe(run: &Run<'_>, on: &Subject, is_over: &AtomicBool) -> Result<Measure> {
             &mut |client, now_ns| asking.turn(client, now_ns),
         )?);
     }
+    asking.end(&client);
     let mut measure = phases.measure(&Watched::default())?;
     for (name, delays) in [("ping_p99_ms", &asking.pings), ("subscribe_p99_ms", &asking.subscribes)] {
         if !delays.is_empty() {
@@ -135,12 +138,24 @@ struct Asking<'a> {
 }
 
 impl Asking<'_> {
+    /// Counts what has no answer although the next question is due, as if it were answered now.
+    fn end(&mut self, client: &Client) {
+        let first_pinger = client.connections() - PINGERS - SUBSCRIBERS;
+        let first_subscriber = client.connections() - SUBSCRIBERS;
+        for index in first_pinger..client.connections() {
+            let delays = if index < first_subscriber { &mut self.pings } else { &mut self.subscribes };
+            if let Some(waited_ns) = client.asked_for(index).filter(|ns| u128::from(*ns) > ASKED_ANEW.as_nanos()) {
+                record(delays, waited_ns);
+            }
+        }
+    }
+
     fn turn(&mut self, client: &mut Client, now_ns: u64) -> Result<()> {
         let first_pinger = client.connections() - PINGERS - SUBSCRIBERS;
         let first_subscriber = client.connections() - SUBSCRIBERS;
         for (index, delay_ns) in client.answers() {
             let delays = if index < first_subscriber { &mut self.pings } else { &mut self.subscribes };
-            delays.saturating_record(delay_ns / 1000);
+            record(delays, delay_ns);
         }
         if now_ns < self.next_ns {
             return Ok(());
@@ -148,12 +163,12 @@ impl Asking<'_> {
         self.next_ns = now_ns.max(self.next_ns + ASK_INTERVAL.as_nanos() as u64);
         self.asked += 1;
         let pinger = first_pinger + self.asked as usize % PINGERS;
-        if !client.is_asking(pinger) {
+        if client.asked_for(pinger).is_none() {
             client.ask(pinger, self.target.ping())?;
         }
         let subscriber = first_subscriber + self.asked as usize % SUBSCRIBERS;
         let channel = Subscription::Channel(NEW_CHANNELS + self.asked);
-        if let (false, Some(command)) = (client.is_asking(subscriber), self.target.subscribe(channel, "")) {
+        if let (None, Some(command)) = (client.asked_for(subscriber), self.target.subscribe(channel, "")) {
             client.ask(subscriber, Some(&command))?;
             // the unsubscribe of the one before: a connection does not gather them
             let before = Subscription::Channel(NEW_CHANNELS + self.asked - SUBSCRIBERS as u32);
@@ -165,4 +180,36 @@ impl Asking<'_> {
     }
 }
 
+/// Notes an answer's delay, and those of the questions that were due on its connection meanwhile: none is asked while the one
+/// before is open.
+fn record(delays: &mut Histogram<u32>, delay_ns: u64) {
+    let (delay_us, interval_us) = (delay_ns / 1000, ASKED_ANEW.as_micros() as u64);
+    let mut missed_us = delay_us;
+    loop {
+        delays.saturating_record(missed_us);
+        missed_us = match missed_us.checked_sub(interval_us) {
+            Some(left_us) if left_us > 0 => left_us,
+            _ => break,
+        };
+    }
+}
+
 const _: () = assert!(LOOK_INTERVAL.as_micros() < ASK_INTERVAL.as_micros(), "questions are asked between looks");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_that_waits_for_an_answer_is_counted_too() {
+        let check = |delay_ms: u64, expected: &[u64]| {
+            let mut noted = delays();
+            record(&mut noted, delay_ms * 1_000_000);
+            let recorded: Vec<u64> = noted.iter_recorded().map(|value| value.value_iterated_to() / 1000).collect();
+            assert_eq!(recorded, expected, "{delay_ms} ms");
+        };
+        check(3, &[3]);
+        check(20, &[20]);
+        check(50, &[10, 30, 50]);
+    }
+}

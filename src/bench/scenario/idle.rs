@@ -14,15 +14,15 @@ pub(super) fn measure(run: &Run<'_>) -> Result<Vec<Case>> {
     let shared = |run: &Run<'_>, channels| of_server(run, connections, channels);
     let figures = vec![
         run.goal(Figure::plain(EACH, "resident B per connection"), Goal::ValueMax(2500.0)),
-        Figure::delay("open_p99_ms", "connect and subscribe, p99 ms"),
+        Figure::new("open_p99_ms", "connect and subscribe, p99 ms"),
     ];
-    // a server that goes on has memory from the first crowd for the second: one figure of it for each run
     if let Some(channels) = run.options.channels {
         let case = format!("{connections} on {channels} channels");
         return Ok(vec![run.in_turns(Scenario::Idle, case, figures, "", &|| shared(run, channels), None)?]);
     }
     let case = format!("{connections} on one channel");
     let mut cases = vec![run.in_turns(Scenario::Idle, case, figures, "", &|| shared(run, 1), None)?];
+    // another server has memory from the first crowd for the second
     if run.is_own() {
         let figures = vec![
             Figure::plain(EACH, "resident B per connection"),
@@ -46,7 +46,9 @@ fn of_server(run: &Run<'_>, connections: usize, channels: u32) -> Result<Measure
     let before = on.watched.memory()?;
     let mut client = Client::new(run.clock, on.site.clone())?;
     let everyone = (0..connections).map(|index| Subscription::Channel(index as u32 % channels));
+    let client_cpu = thread_cpu();
     let opened = client.add(everyone, Opening::CALM, &mut Tally::empty())?;
+    let client_cpu_s = thread_cpu().saturating_sub(client_cpu).as_secs_f64();
     thread::sleep(run.scale.settle);
     let after = on.watched.memory()?;
     let mut measure = Measure::default();
@@ -58,6 +60,8 @@ fn of_server(run: &Run<'_>, connections: usize, channels: u32) -> Result<Measure
     measure.set("open_s", opened.elapsed.as_secs_f64());
     measure.set("open_p99_ms", percentile_ms(&opened.times, 99.0));
     set_memory(&mut measure, before, after);
+    measure.set("client_cpu_s", client_cpu_s);
+    measure.set("client_busy", client_cpu_s / opened.elapsed.as_secs_f64().max(f64::EPSILON));
     client.close()?;
     Ok(measure)
 }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail, ensure};
 use clap::ValueEnum;
 use hdrhistogram::Histogram;
 
@@ -199,7 +199,7 @@ impl Run<'_> {
             Scenario::Publish => self.options.publishers,
             Scenario::Idle | Scenario::Churn => self.options.connections.unwrap_or(idle_connections),
             Scenario::Connect => connect::TOGETHER,
-            Scenario::Slow => subscribers,
+            Scenario::Slow => self.options.subscribers.unwrap_or(subscribers),
             Scenario::Presence => {
                 self.scale.presence_members.iter().copied().max().unwrap_or_default() as usize
                     + self.scale.presence_joins as usize
@@ -276,10 +276,19 @@ impl Run<'_> {
         server: &dyn Fn() -> Result<Measure>,
         beside: Option<&dyn Fn() -> Result<Measure>>,
     ) -> Result<Case> {
-        let scenario = scenario.word();
-        let mut done =
-            Case { scenario, case, beside_what, server: Vec::new(), beside: Vec::new(), figures, samples: Vec::new() };
-        for round in 0..self.scale.rounds {
+        let word = scenario.word();
+        let (server_figures, beside_figures, samples) = (Vec::new(), Vec::new(), Vec::new());
+        let mut done = Case {
+            scenario: word,
+            case,
+            beside_what,
+            server: server_figures,
+            beside: beside_figures,
+            figures,
+            samples,
+        };
+        let rounds = self.rounds(scenario);
+        for round in 0..rounds {
             check_interrupted()?;
             for turn in [round, round + 1] {
                 match (turn % 2 == 0, beside) {
@@ -288,25 +297,15 @@ impl Run<'_> {
                     (false, _) => done.server.push(server()?),
                 }
             }
-            self.progress(&done, round);
+            progress(&done, round, rounds);
         }
         Ok(done)
     }
 
-    fn progress(&self, case: &Case, round: usize) {
-        let first = case.figures.first().and_then(|figure| Some((figure, case.server.last()?.get(figure.name)?)));
-        let Some((figure, value)) = first else { return };
-        let ratio = case.ratios(figure).last().map(|ratio| format!(", {ratio:.2} x {}", case.beside_what));
-        let rounds = self.scale.rounds;
-        eprintln!(
-            "  {} {} ({}/{rounds}): {} {}{}",
-            case.scenario,
-            case.case,
-            round + 1,
-            figure.label,
-            super::report::short(value),
-            ratio.unwrap_or_default()
-        );
+    /// How often a scenario is measured. A server that goes on has the memory of a first crowd ready for a second, which
+    /// would seem to cost nothing.
+    fn rounds(&self, scenario: Scenario) -> usize {
+        if scenario == Scenario::Idle && !self.is_own() { 1 } else { self.scale.rounds }
     }
 
     /// Publishes while this thread reads.
@@ -349,7 +348,10 @@ impl Run<'_> {
         Ok(Delivered { tally, reading, published, server_cpu, readers })
     }
 
-    /// Slow messages that are not counted, until everything has arrived.
+    /// Slow messages that are not counted, until everything has arrived; their number.
+    ///
+    /// # Errors
+    /// When they are refused, or not one arrives: there is nothing to measure then.
     fn warm_up(
         &self,
         on: &Subject,
@@ -359,7 +361,11 @@ impl Run<'_> {
         readers: u64,
     ) -> Result<u32> {
         let plan = Plan::to_one_channel(0, self.scale.warm_up_messages, WARM_UP_INTERVAL, frame_bytes);
-        self.deliver(on, client, publisher, &plan, readers)?;
+        let Delivered { tally, published, .. } = self.deliver(on, client, publisher, &plan, readers)?;
+        if let Some(refusal) = published.refusal {
+            bail!("{} of the first {} publishes were refused: {refusal}", published.refused, plan.messages);
+        }
+        ensure!(tally.deliveries > 0, "nothing of the first {} messages has arrived at a subscriber", plan.messages);
         Ok(plan.messages)
     }
 
@@ -379,6 +385,21 @@ impl Run<'_> {
         thread::sleep(self.scale.settle);
         Ok(())
     }
+}
+
+fn progress(case: &Case, round: usize, rounds: usize) {
+    let first = case.figures.first().and_then(|figure| Some((figure, case.server.last()?.get(figure.name)?)));
+    let Some((figure, value)) = first else { return };
+    let ratio = case.ratios(figure).last().map(|ratio| format!(", {ratio:.2} x {}", case.beside_what));
+    eprintln!(
+        "  {} {} ({}/{rounds}): {} {}{}",
+        case.scenario,
+        case.case,
+        round + 1,
+        figure.label,
+        super::report::short(value),
+        ratio.unwrap_or_default()
+    );
 }
 
 /// The CPU time of watched processes since an earlier reading.
@@ -497,6 +518,9 @@ impl Phases {
         let mut client_cpu = self.reader_cpu;
         if let Some(published) = &self.published {
             client_cpu += published.cpu;
+            if let Some(refusal) = &published.refusal {
+                eprintln!("  {} publishes were refused: {refusal}", published.refused);
+            }
             measure.set("refused", f64::from(published.refused));
             measure.set("answer_p99_ms", percentile_ms(&published.answers, 99.0));
             measure.set("publisher_late_p99_ms", percentile_ms(&published.own_delays, 99.0));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::{Heard, Publish, Subscription, Target, channel_name, contains};
+use super::{Heard, Publish, Subscription, Target, contains};
 
 /// What speaks to a floor: it says what the driven server's clients say, and takes any answer.
 pub struct Floor {
@@ -20,8 +20,7 @@ impl Target for Floor {
     }
 
     fn subscribe(&self, subscription: Subscription, _socket_id: &str) -> Option<String> {
-        let asked = || self.like.subscribe(subscription, "1.1").or_else(|| Some(channel_name(subscription.channel()?)));
-        self.is_asked.then(asked).flatten()
+        self.is_asked.then(|| self.like.subscribe(subscription, "1.1")).flatten()
     }
 
     fn unsubscribe(&self, _subscription: Subscription) -> Option<String> {

@@ -16,7 +16,7 @@ use super::{EVENT, Endpoint, Heard, JSON, Publish, Subscription, Target, channel
 
 const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 /// Session tokens that connections share: each is good for any number of them.
-const SESSIONS_MAX: usize = 50;
+pub(super) const SESSIONS_MAX: usize = 50;
 /// Session tokens are good for a minute; they are renewed well before.
 const SESSION_AGE_MAX: Duration = Duration::from_secs(30);
 
@@ -78,13 +78,12 @@ impl Gusher {
         let mut connection = HttpConnection::connect_as(self.sockets.address, self.sockets.tls.as_ref())?;
         let path = format!("{}/auth", self.sockets.prefix_or("/gcs"));
         let session = |jwt: &String| {
-            connection.send(&post(&self.sockets.host, &path, FORM, &format!("jwt={jwt}")))?;
-            let answer = connection.answer()?;
+            let answer = connection.exchange(&post(&self.sockets.host, &path, FORM, &format!("jwt={jwt}")))?;
             let tokens: serde_json::Value = serde_json::from_slice(&answer.body)
                 .with_context(|| format!("{path} answered {} instead of a session token", answer.status))?;
             Ok(tokens["token"].as_str().context("an answer without a session token")?.to_owned())
         };
-        self.tokens.iter().take(SESSIONS_MAX).map(session).collect()
+        self.tokens.iter().map(session).collect()
     }
 }
 

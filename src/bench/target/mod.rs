@@ -152,6 +152,8 @@ pub trait Target: Send + Sync {
 pub struct Site {
     /// How.
     pub target: Arc<dyn Target>,
+    /// What the `Host` header of handshakes says.
+    pub host: String,
     /// Where clients connect.
     pub sockets: SocketAddr,
     /// The server's name there, where it is TLS that they speak.
@@ -177,6 +179,7 @@ impl Site {
     pub fn of(target: Arc<dyn Target>, sockets: &Endpoint, api: &Endpoint, is_deflate: bool) -> Arc<Self> {
         Arc::new(Self {
             target,
+            host: sockets.host.clone(),
             sockets: sockets.address,
             sockets_tls: sockets.tls.clone(),
             api: api.address,
@@ -298,7 +301,10 @@ impl Credentials {
             Kind::Push1st => need(&app.id, "--app-id")?,
             Kind::GusherV1 | Kind::GusherV3 => match (&app.jwt, &app.jwt_key) {
                 (Some(jwt), _) => tokens.push(jwt.clone()),
-                (None, Some(key)) => tokens = gusher::sign_tokens(key, app.key.as_deref().unwrap_or_default(), users)?,
+                (None, Some(key)) => {
+                    let users = if kind == Kind::GusherV1 { users.min(gusher::SESSIONS_MAX) } else { users };
+                    tokens = gusher::sign_tokens(key, app.key.as_deref().unwrap_or_default(), users)?;
+                }
                 (None, None) => bail!("--target {} needs --jwt-key or --jwt", kind.word()),
             },
         }
