@@ -17,7 +17,10 @@ use super::process::{check_interrupted, thread_cpu};
 use super::stream::Stream;
 use super::tally::{Clock, Finder, Tally, delays};
 use super::target::{Heard, Site, Subscription};
-use super::ws::{FrameScanner, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, client_frame};
+use super::ws::{
+    COMPRESSED, DEFLATE_OFFER, FrameScanner, Inflater, OPCODE_BINARY, OPCODE_CLOSE, OPCODE_PING, OPCODE_PONG,
+    OPCODE_TEXT, agrees_to_deflate, client_frame, frame_bytes,
+};
 
 /// How late an arrival may be seen.
 pub const LOOK_INTERVAL: Duration = Duration::from_micros(500);
@@ -124,6 +127,7 @@ pub struct Client {
     events: Events,
     read_buffer: Box<[u8]>,
     finder: Finder,
+    inflater: Inflater,
     /// Connections that are on their way.
     opening: usize,
     /// Connections that were refused, to be tried again or reported.
@@ -155,6 +159,7 @@ impl Client {
             events: Events::with_capacity(1024),
             read_buffer: vec![0; READ_BUFFER_BYTES].into_boxed_slice(),
             finder: Finder::default(),
+            inflater: Inflater::default(),
             opening: 0,
             refused: Vec::new(),
             opening_times: delays(),
@@ -547,6 +552,10 @@ impl Client {
                     self.refuse(index, format!("the handshake was answered {line}"));
                     return Ok(());
                 }
+                if self.site.is_deflate && !agrees_to_deflate(&head) {
+                    self.refuse(index, "the server does not agree to permessage-deflate".to_owned());
+                    return Ok(());
+                }
                 bytes = &[];
                 connection.state = State::Greeting;
                 if !self.site.target.greets() {
@@ -555,18 +564,29 @@ impl Client {
             }
             let connection = &mut self.connections[index];
             let channel = connection.subscription.channel();
-            connection.frames.scan(bytes, |opcode, payload| match opcode {
-                OPCODE_TEXT | OPCODE_BINARY => match self.finder.find(payload) {
-                    Some(stamp) => tally.note(index, channel, stamp, now_ns),
-                    None => match self.site.target.hear(payload) {
-                        Heard::Notice => tally.notices += 1,
-                        Heard::Other => (),
-                        other => heard.push(other),
+            connection.frames.scan(bytes, |opcode, payload| {
+                let is_deflated = opcode & COMPRESSED != 0;
+                let Some(text) = (if is_deflated { self.inflater.inflate(payload) } else { Some(payload) }) else {
+                    tally.wrong += 1;
+                    return;
+                };
+                match opcode & !COMPRESSED {
+                    OPCODE_TEXT | OPCODE_BINARY => match self.finder.find(text) {
+                        Some(stamp) => {
+                            tally.wire_bytes += frame_bytes(payload.len());
+                            tally.clear_bytes += frame_bytes(text.len());
+                            tally.note(index, channel, stamp, now_ns);
+                        }
+                        None => match self.site.target.hear(text) {
+                            Heard::Notice => tally.notices += 1,
+                            Heard::Other => (),
+                            other => heard.push(other),
+                        },
                     },
-                },
-                OPCODE_PING => pongs.push(payload.to_vec()),
-                OPCODE_PONG => heard.push(Heard::Pong),
-                _ => (),
+                    OPCODE_PING => pongs.push(payload.to_vec()),
+                    OPCODE_PONG => heard.push(Heard::Pong),
+                    _ => (),
+                }
             });
             for payload in pongs.drain(..) {
                 // a connection too full for a pong is one that the server is to give up
@@ -639,9 +659,10 @@ fn connect_error(error: &io::Error, site: &Site) -> String {
 
 fn handshake(site: &Site, index: usize, subscription: Subscription) -> String {
     let request_target = site.target.request_target(index, subscription);
+    let offer = if site.is_deflate { format!("Sec-WebSocket-Extensions: {DEFLATE_OFFER}\r\n") } else { String::new() };
     format!(
         "GET {request_target} HTTP/1.1\r\nHost: {}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: aHlkcmFudCBiZW5jaC4uLg==\r\n\r\n",
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: aHlkcmFudCBiZW5jaC4uLg==\r\n{offer}\r\n",
         site.sockets
     )
 }

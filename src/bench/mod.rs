@@ -56,6 +56,8 @@ pub struct There {
 pub struct Transport {
     /// TLS. Of a server that somebody else started, its URLs say so.
     pub is_tls: bool,
+    /// permessage-deflate between sockets.
+    pub is_deflate: bool,
 }
 
 /// What to measure, and how often.
@@ -112,7 +114,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let place = match &options.there {
         Some(there) => {
             let credentials = Credentials::new(options.kind, there.app.clone(), options.users)?;
-            let site = target::site(&credentials, &there.url, there.api.as_deref())?;
+            let site = target::site(&credentials, &there.url, there.api.as_deref(), options.transport.is_deflate)?;
             Place::There { site, watched: Watched::new(there.pids.clone())?, credentials }
         }
         None => Place::Own(OwnServer::new(options.kind, options.users, options.set.clone(), options.transport)?),
@@ -139,7 +141,8 @@ pub fn run(options: &Options) -> Result<Report> {
     let url = options.there.as_ref().map(|there| there.url.clone());
     let (target, is_quick) = (options.kind.word(), options.quick);
     let is_tls = options.transport.is_tls || url.as_ref().is_some_and(|url| url.starts_with("wss:"));
-    let subject = Subject { target, url, is_quick, is_tls };
+    let transport = Transport { is_tls, ..options.transport };
+    let subject = Subject { target, url, is_quick, transport };
     let mut report = Report { subject, machine, cases: Vec::new(), failures: Vec::new() };
     for scenario in scenarios {
         eprintln!("{}", scenario.word());

@@ -5,6 +5,7 @@ use std::fs;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::Transport;
 use super::measure::{Case, Figure, Goal, Measure, Verdict, figures, json_number, median};
 
 /// Of the JSON line; grows when the meaning of a field changes.
@@ -75,8 +76,8 @@ pub struct Subject {
     pub url: Option<String>,
     /// Whether everything was tiny: then nothing is judged.
     pub is_quick: bool,
-    /// Whether clients spoke TLS.
-    pub is_tls: bool,
+    /// How clients spoke.
+    pub transport: Transport,
 }
 
 /// A scenario that could not be measured.
@@ -130,7 +131,10 @@ impl Report {
             env!("CARGO_PKG_VERSION"),
             url.as_deref().unwrap_or("its own server"),
         );
-        if self.subject.is_tls {
+        if self.subject.transport.is_deflate {
+            text += "with permessage-deflate; floors send plain frames\n";
+        }
+        if self.subject.transport.is_tls {
             text += "over TLS, each handshake in full, certificates not verified; floors are plain, and nothing is held against them\n";
         }
         for warning in self.machine.warnings(cfg!(debug_assertions)) {
@@ -235,7 +239,8 @@ impl Report {
             "target": self.subject.target,
             "server": self.subject.url.as_deref().unwrap_or("own"),
             "quick": self.subject.is_quick,
-            "tls": self.subject.is_tls,
+            "tls": self.subject.transport.is_tls,
+            "deflate": self.subject.transport.is_deflate,
             "machine": self.machine,
             "warnings": self.machine.warnings(cfg!(debug_assertions)),
             "verdict": self.verdict(),
@@ -313,7 +318,7 @@ mod tests {
     }
 
     fn report(cases: Vec<Case>) -> Report {
-        let subject = Subject { target: "pusher", url: None, is_quick: false, is_tls: false };
+        let subject = Subject { target: "pusher", url: None, is_quick: false, transport: Transport::default() };
         let failures = vec![Failure { scenario: "t", error: "why".into() }];
         Report { subject, machine: Machine::read(), cases, failures }
     }

@@ -75,10 +75,10 @@ impl OwnServer {
     /// When it ends instead, or is not ready in time; with the last lines of its output.
     pub fn start(&self) -> Result<Subject> {
         let [public, trusted, ops] = free_addresses()?;
-        let is_tls = self.transport.is_tls;
+        let Transport { is_tls, is_deflate } = self.transport;
         let settings = format!(
             "[[listen]]\naddress = \"{public}\"\ndoors = [\"pusher\", \"push1st-socket\", \"gusher\"]\n\
-             tls_self_signed = {is_tls}\n\n\
+             tls_self_signed = {is_tls}\npermessage_deflate = {is_deflate}\n\n\
              [[listen]]\naddress = \"{trusted}\"\ndoors = [\"push1st\", \"gusher-master\"]\ntrusted = true\n\n\
              [[listen]]\naddress = \"{ops}\"\ndoors = [\"ops\"]\ntrusted = true\n\n\
              [[apps]]\nid = \"1\"\nkey = \"bench\"\nsecret = \"secret\"\ngusher_public_keys = [\"public.pem\"]\n\
@@ -105,7 +105,7 @@ impl OwnServer {
         let api = if self.credentials.kind() == Kind::Pusher { sockets.clone() } else { Endpoint::at(trusted) };
         let target = self.credentials.target(sockets.clone(), api.clone());
         Ok(Subject {
-            site: Site::of(target, &sockets, &api),
+            site: Site::of(target, &sockets, &api, is_deflate),
             watched: Watched::new(vec![process.id()])?,
             commands: None,
             ops: Some(ops),

@@ -146,8 +146,12 @@ pub struct Tally {
     pub last_arrival_ns: u64,
     /// Deliveries of a message to a connection that had it already.
     pub duplicates: u64,
-    /// Deliveries to connections that are not subscribed to the message's channel.
+    /// Deliveries to connections that are not subscribed to the message's channel, and messages that cannot be inflated.
     pub wrong: u64,
+    /// Length of the frames with these messages as they came.
+    pub wire_bytes: u64,
+    /// The same, inflated.
+    pub clear_bytes: u64,
     /// Notices of members that came or went.
     pub notices: u64,
     /// Connections that the server closed, stalled ones not included.
@@ -179,6 +183,8 @@ impl Tally {
             last_arrival_ns: began_ns,
             duplicates: 0,
             wrong: 0,
+            wire_bytes: 0,
+            clear_bytes: 0,
             notices: 0,
             closed: 0,
             seen: vec![0; words_per_connection * connections],

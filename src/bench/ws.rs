@@ -2,6 +2,10 @@
 
 use std::ops::Range;
 
+use flate2::{Decompress, FlushDecompress, Status};
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
 /// A text message.
 pub const OPCODE_TEXT: u8 = 0x1;
 /// A binary message.
@@ -76,6 +80,72 @@ fn first_frame(bytes: &[u8]) -> Option<(u8, Range<usize>)> {
     };
     let end = header.checked_add(usize::try_from(payload).ok()?)?;
     (end <= bytes.len()).then_some((opcode, header..end))
+}
+
+/// What a client offers: nothing is kept between messages, on either side (RFC 7692 section 7.1.1).
+pub const DEFLATE_OFFER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+/// Inflated messages that are kept: more than any burst has.
+const INFLATED_MAX: usize = 1024;
+/// What a sender leaves out at a message's end (RFC 7692 section 7.2.1).
+const DEFLATE_TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+
+/// Whether an answer's head agrees to [`DEFLATE_OFFER`].
+pub fn agrees_to_deflate(head: &str) -> bool {
+    let head = head.to_ascii_lowercase();
+    head.contains("permessage-deflate") && head.contains("server_no_context_takeover")
+}
+
+/// The length of a server's frame with so many payload bytes.
+pub fn frame_bytes(payload_bytes: usize) -> u64 {
+    let header = match payload_bytes {
+        0..126 => 2,
+        126..65_536 => 4,
+        _ => 10,
+    };
+    header + payload_bytes as u64
+}
+
+/// Inflates messages, each once: where all subscribers get the same bytes, all but the first have it ready.
+#[derive(Debug)]
+pub struct Inflater {
+    decompress: Decompress,
+    inflated: HashMap<Box<[u8]>, Box<[u8]>, RandomState>,
+}
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self { decompress: Decompress::new(false), inflated: HashMap::default() }
+    }
+}
+
+impl Inflater {
+    /// The message whose payload this is; `None` if it cannot be inflated.
+    pub fn inflate(&mut self, payload: &[u8]) -> Option<&[u8]> {
+        if !self.inflated.contains_key(payload) {
+            let text = self.inflate_anew(payload)?;
+            if self.inflated.len() >= INFLATED_MAX {
+                self.inflated.clear();
+            }
+            self.inflated.insert(payload.into(), text.into());
+        }
+        self.inflated.get(payload).map(|text| &**text)
+    }
+
+    fn inflate_anew(&mut self, payload: &[u8]) -> Option<Vec<u8>> {
+        self.decompress.reset(false);
+        let deflated = [payload, &DEFLATE_TAIL].concat();
+        let mut text = Vec::with_capacity(8 * deflated.len());
+        loop {
+            let taken = self.decompress.total_in() as usize;
+            let status = self.decompress.decompress_vec(&deflated[taken..], &mut text, FlushDecompress::Sync).ok()?;
+            match status {
+                Status::StreamEnd => return Some(text),
+                // room is left: all of the input was taken
+                _ if text.len() < text.capacity() => return Some(text),
+                _ => text.reserve(text.len()),
+            }
+        }
+    }
 }
 
 /// A client's frame of at most 65,535 payload bytes. The masking key is 0, which saves the masking here; the server
@@ -166,6 +236,27 @@ mod tests {
         let mut texts = Vec::new();
         scanner.scan(b"i", |_, payload| texts.push(payload.to_vec()));
         assert_eq!(texts, [b"hi"]);
+    }
+
+    #[test]
+    fn equal_payloads_are_inflated_once() {
+        use flate2::{Compress, Compression, FlushCompress};
+        let deflate = |text: &[u8]| {
+            let mut deflated = Vec::with_capacity(text.len() + 100);
+            let mut compress = Compress::new(Compression::new(6), false);
+            compress.compress_vec(text, &mut deflated, FlushCompress::Sync).unwrap();
+            deflated.strip_suffix(&DEFLATE_TAIL).unwrap().to_vec()
+        };
+        let mut inflater = Inflater::default();
+        let texts = [b"a".repeat(10_000), b"{\"event\":\"e\"}".to_vec(), b"a".repeat(10_000)];
+        for text in &texts {
+            assert_eq!(inflater.inflate(&deflate(text)), Some(&**text));
+        }
+        assert_eq!(inflater.inflated.len(), 2);
+        assert_eq!(inflater.inflate(b"\xff\xff"), None);
+        assert_eq!([frame_bytes(125), frame_bytes(126), frame_bytes(65_536)], [127, 130, 65_546]);
+        assert!(agrees_to_deflate(&format!("Sec-WebSocket-Extensions: {DEFLATE_OFFER}\r\n")));
+        assert!(!agrees_to_deflate("Sec-WebSocket-Extensions: permessage-deflate\r\n"));
     }
 
     #[test]

@@ -70,6 +70,10 @@ pub struct BenchArgs {
     #[arg(long, conflicts_with = "url")]
     tls: bool,
 
+    /// Sockets agree on permessage-deflate; another server must have it switched on
+    #[arg(long)]
+    deflate: bool,
+
     /// Measure the floors beside it too, in turns (always done without --url)
     #[arg(long)]
     floor: bool,
@@ -193,7 +197,7 @@ fn options(args: BenchArgs) -> Options {
         kind: args.target,
         there,
         set: args.set,
-        transport: Transport { is_tls: args.tls },
+        transport: Transport { is_tls: args.tls, is_deflate: args.deflate },
         quick: args.quick,
         rounds: args.rounds,
         publishers: args.publishers,

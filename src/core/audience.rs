@@ -129,6 +129,8 @@ pub(super) struct Audience {
 #[derive(Default, Debug)]
 struct Traffic {
     queue: VecDeque<Delivery>,
+    /// Bytes in `queue`.
+    queued_bytes: usize,
     batch: Option<Batch>,
 }
 
@@ -205,7 +207,9 @@ impl Audience {
     }
 
     pub(super) fn queue(&mut self, delivery: Delivery) {
-        self.traffic.get_or_insert_default().queue.push_back(delivery);
+        let traffic = self.traffic.get_or_insert_default();
+        traffic.queued_bytes += delivery.weight;
+        traffic.queue.push_back(delivery);
         self.next += 1;
     }
 
@@ -216,7 +220,9 @@ impl Audience {
 
     /// A full batch waits: resting would gain nothing.
     pub(super) fn is_pressed(&self) -> bool {
-        self.traffic.as_ref().is_some_and(|traffic| traffic.queue.len() >= BATCH_EVENTS_MAX)
+        let is_full =
+            |waiting: &Traffic| waiting.queue.len() >= BATCH_EVENTS_MAX || waiting.queued_bytes >= BATCH_BYTES_MAX;
+        self.traffic.as_deref().is_some_and(is_full)
     }
 
     pub(super) fn has_work(&self) -> bool {
@@ -341,6 +347,7 @@ impl Traffic {
         let forms = self.queue.front()?.frames.len();
         let first = next - self.queue.len() as u64;
         let deliveries: Vec<Delivery> = self.queue.drain(..count).collect();
+        self.queued_bytes -= deliveries.iter().map(|delivery| delivery.weight).sum::<usize>();
         let exceptions = deliveries.iter().filter_map(|delivery| match delivery.target {
             Target::All => None,
             Target::Except(connection) => Some(Some(connection)),

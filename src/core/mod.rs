@@ -788,6 +788,8 @@ impl Core {
                 self.remove_if_unused(index);
             }
         }
+        // whoever ends a turn asks at once when the next is due
+        self.schedule.take_news();
     }
 
     /// Takes the slots of connections that have something to be written.

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::client::{eventually, metric, metrics, next, path, start};
 use crate::http::{self, Wire};
 use crate::server::Server;
-use crate::websocket::{self, Frame, TEXT, WebSocket};
+use crate::websocket::{self, DEFLATED, Frame, TEXT, WebSocket};
 
 /// A socket on the channel `news` of the app `a`, which offers permessage-deflate or not.
 fn subscribed(server: &Server, offers: bool) -> WebSocket {
@@ -56,4 +56,26 @@ fn a_burst_is_deflated_once_and_each_message_stands_alone() {
     assert_eq!(metrics["frames_deflated_total"], (ROUNDS * 34) as f64);
     drop(sockets);
     eventually("nothing of it is left", || metric(&server, "outbox_frames_bytes") == 0.0);
+}
+
+#[test]
+fn what_holds_a_thousand_times_its_bytes_is_heard_whole_and_in_order() {
+    const MESSAGES: usize = 200;
+    let apps = r#"[{id = "a", key = "a", permessage_deflate = true}]"#;
+    let server = start(&[("node.shards", "1"), ("limits.command_bytes_max", "65000"), ("apps", apps)]);
+    let mut socket = subscribed(&server, true);
+    let mut frames = Vec::new();
+    for number in 0..MESSAGES {
+        let message = format!(r#"{{"event":"gusher.ping","data":"{number}"{}}}"#, " ".repeat(60_000));
+        let payload = websocket::deflate(message.as_bytes());
+        assert!(payload.len() <= 125, "{}", payload.len());
+        // under a mask of zeros
+        frames.extend([0x80 | DEFLATED | TEXT, 0x80 | payload.len() as u8, 0, 0, 0, 0]);
+        frames.extend(payload);
+    }
+    socket.send_raw(&frames).unwrap();
+    for number in 0..MESSAGES {
+        let Ok(Frame::Text(text)) = next(&mut socket) else { panic!("no answer to {number}") };
+        assert!(text.contains(&format!(r#""data":"{number}""#)), "{number}: {text}");
+    }
 }

@@ -83,7 +83,7 @@ fn of_shape(run: &Run<'_>, shape: &Shape) -> Result<Case> {
     } else {
         Figure::delay("last_p99_ms", "last delivery, p99 ms")
     };
-    let figures = vec![
+    let mut figures = vec![
         with(Figure::new(CPU, CPU_LABEL), shape.cpu_goal.map(Goal::RatioMax)),
         Figure::new("total_cpu_s_per_million", "the same with the reader's"),
         Figure::median_delay("delivery, p50 ms"),
@@ -93,6 +93,10 @@ fn of_shape(run: &Run<'_>, shape: &Shape) -> Result<Case> {
         run.goal(Figure::plain("refused", "publishes refused"), Goal::Never),
         nothing_amiss(run),
     ];
+    if run.options.transport.is_deflate {
+        figures.push(Figure::plain("bytes_per_delivery", "frame, B"));
+        figures.push(Figure::plain("deflate_ratio", "frame, over inflated"));
+    }
     let server = || {
         let server = run.server()?;
         of_subject(run, shape, server)

@@ -402,6 +402,8 @@ struct Phases {
     delays: Histogram<u32>,
     last_ms: Vec<f64>,
     deliveries: u64,
+    wire_bytes: u64,
+    clear_bytes: u64,
     lost: u64,
     wrong: u64,
     duplicates: u64,
@@ -424,6 +426,8 @@ impl Phases {
             delays,
             last_ms: Vec::new(),
             deliveries: 0,
+            wire_bytes: 0,
+            clear_bytes: 0,
             lost: 0,
             wrong: 0,
             duplicates: 0,
@@ -448,6 +452,8 @@ impl Phases {
         self.last_ms.extend(arrived.map(|message| message.last_ns as f64 / 1e6));
         let expected = readers * u64::from(tally.plan.messages - published.refused.min(tally.plan.messages));
         self.deliveries += tally.deliveries;
+        self.wire_bytes += tally.wire_bytes;
+        self.clear_bytes += tally.clear_bytes;
         self.lost += expected.saturating_sub(tally.deliveries);
         self.wrong += tally.wrong;
         self.duplicates += tally.duplicates;
@@ -470,6 +476,10 @@ impl Phases {
         let per_million = |cpu: Duration| cpu.as_secs_f64() * 1e6 / deliveries;
         measure.set("deliveries", deliveries);
         measure.set("deliveries_per_s", deliveries / self.delivering.as_secs_f64());
+        if self.deliveries > 0 {
+            measure.set("bytes_per_delivery", self.wire_bytes as f64 / deliveries);
+            measure.set("deflate_ratio", self.wire_bytes as f64 / self.clear_bytes as f64);
+        }
         measure.set("lost", self.lost as f64);
         measure.set("wrong", self.wrong as f64);
         measure.set("duplicate", self.duplicates as f64);

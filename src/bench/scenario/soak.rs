@@ -527,10 +527,8 @@ fn set_growth(measure: &mut Measure, samples: &[Measure]) {
 
 /// `after`, less the slack, over `before`.
 fn growth(before: f64, after: f64, slack: f64) -> f64 {
-    match (after - slack).max(0.0) {
-        nothing if nothing == 0.0 => 0.0,
-        more => more / before,
-    }
+    // where there was nothing, what is within the slack is no growth
+    if after <= slack { 0.0 } else { (after - slack) / before }
 }
 
 /// The gauges that are above what they were: name, before, after.

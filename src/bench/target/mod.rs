@@ -160,6 +160,8 @@ pub struct Site {
     pub api: SocketAddr,
     /// The server's name there, in TLS.
     pub api_tls: Option<ServerName<'static>>,
+    /// Whether clients offer permessage-deflate, and insist on it.
+    pub is_deflate: bool,
     /// Where connections come from.
     pub sources: Sources,
 }
@@ -168,17 +170,18 @@ impl Site {
     /// A server at these addresses.
     pub fn new(target: Arc<dyn Target>, sockets: SocketAddr, api: SocketAddr) -> Arc<Self> {
         let (sockets, api) = (Endpoint::at(sockets), Endpoint::at(api));
-        Self::of(target, &sockets, &api)
+        Self::of(target, &sockets, &api, false)
     }
 
-    /// The same, in TLS where the endpoints are.
-    pub fn of(target: Arc<dyn Target>, sockets: &Endpoint, api: &Endpoint) -> Arc<Self> {
+    /// The same, in TLS where the endpoints are, and deflated if that is wanted.
+    pub fn of(target: Arc<dyn Target>, sockets: &Endpoint, api: &Endpoint, is_deflate: bool) -> Arc<Self> {
         Arc::new(Self {
             target,
             sockets: sockets.address,
             sockets_tls: sockets.tls.clone(),
             api: api.address,
             api_tls: api.tls.clone(),
+            is_deflate,
             sources: Sources::default(),
         })
     }
@@ -326,13 +329,13 @@ impl Credentials {
 ///
 /// # Errors
 /// When a URL is none.
-pub fn site(credentials: &Credentials, url: &str, api: Option<&str>) -> Result<Arc<Site>> {
+pub fn site(credentials: &Credentials, url: &str, api: Option<&str>, is_deflate: bool) -> Result<Arc<Site>> {
     let sockets = Endpoint::parse(url, "ws").context("--url")?;
     let api = match api {
         Some(api) => Endpoint::parse(api, "http").context("--api")?,
         None => sockets.api_beside(credentials.kind)?,
     };
-    Ok(Site::of(credentials.target(sockets.clone(), api.clone()), &sockets, &api))
+    Ok(Site::of(credentials.target(sockets.clone(), api.clone()), &sockets, &api, is_deflate))
 }
 
 /// Whether the text has that part.

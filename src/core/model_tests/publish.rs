@@ -183,3 +183,23 @@ fn a_slice_of_a_large_batch_has_fewer_subscribers() {
         world.finish();
     }
 }
+
+#[test]
+fn a_channel_rests_unless_a_full_batch_waits() {
+    let mut world = World::new(1, 0);
+    let who = world.connect(0, "one", "", 0, &["*"]);
+    world.subscribe(who, &["a"]);
+    world.settle();
+    // two of them are more than a batch may have
+    for _ in 0..3 {
+        world.publish(0, "one", "a", 300, None);
+    }
+    for (began_us, next_us) in [(1_000, 2_000), (2_000, 6_000)] {
+        world.cores[0].begin_turn(began_us);
+        world.cores[0].fan_out();
+        world.after(0);
+        world.cores[0].end_turn(began_us + 1_000);
+        assert_eq!(world.cores[0].next_fan_out_us(), Some(next_us));
+    }
+    world.finish();
+}

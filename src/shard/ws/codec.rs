@@ -410,6 +410,15 @@ impl Frame {
 }
 
 impl<'a> Message<'a> {
+    /// Bytes of a text or binary message; none of a control frame.
+    pub(super) const fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+            Self::Ping(_) | Self::Pong(_) | Self::Close { .. } => 0,
+        }
+    }
+
     fn new(opcode: Opcode, payload: &'a [u8]) -> Result<Self, Violation> {
         Ok(match opcode {
             Opcode::Text => Self::Text(text(payload)?),

@@ -381,15 +381,16 @@ fn read(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder) -> Vec<u8> {
     rest
 }
 
-/// Decodes bytes and acts on each message, up to the first that must wait for an answer; returns the bytes after it.
+/// Decodes bytes and acts on each message, up to the first that must wait for an answer, or to what others can wait for: a
+/// thousand times as much may be deflated in them. Returns the bytes after it.
 fn digest(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder, input: &mut [u8]) -> Vec<u8> {
     let settings = shard.settings();
     let limits = &settings.limits;
     let accepts = Accepts { message_bytes_max: conn.session().message_bytes_max(limits), deflated: conn.deflated };
-    let mut at = 0;
+    let (mut at, mut heard_bytes) = (0, 0);
     // to the end of the input and once more: only then does the decoder let go of a message that came in pieces
     while !conn.ended.get() {
-        if conn.busy.get() {
+        if conn.busy.get() || (heard_bytes >= READ_BYTES && at < input.len()) {
             return input[at..].to_vec();
         }
         let decoded = match decoder.decode(&mut input[at..], accepts) {
@@ -402,7 +403,10 @@ fn digest(shard: &Rc<Shard>, conn: &Conn, decoder: &mut Decoder, input: &mut [u8
         };
         at += decoded.consumed;
         match decoded.message {
-            Some(message) => hear(shard, conn, message),
+            Some(message) => {
+                heard_bytes += message.bytes();
+                hear(shard, conn, message);
+            }
             None => break,
         }
         // replies to a row of commands must not pile up beyond what a row of events may
