@@ -56,6 +56,11 @@ impl Outbox {
         }
     }
 
+    /// The waiting bytes, if they are of one frame.
+    pub fn only(&self) -> Option<&[u8]> {
+        self.rest.is_empty().then(|| &self.front[self.written..])
+    }
+
     /// The waiting bytes as slices for one vectored write; returns how many of `slices` were filled.
     pub fn fill<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         if self.is_empty() {

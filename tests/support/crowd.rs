@@ -73,9 +73,14 @@ impl Crowd {
             for slot in self.dirty.drain(..) {
                 let outbox = self.core.outbox_mut(slot).expect("it is connected");
                 while !outbox.is_empty() {
-                    let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
-                    let filled = outbox.fill(&mut slices);
-                    let bytes = slices[..filled].iter().map(|slice| slice.len()).sum();
+                    let bytes = outbox.only().map_or_else(
+                        || {
+                            let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
+                            let filled = outbox.fill(&mut slices);
+                            slices[..filled].iter().map(|slice| slice.len()).sum()
+                        },
+                        <[u8]>::len,
+                    );
                     outbox.advance(bytes);
                     self.writes += 1;
                 }

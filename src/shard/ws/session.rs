@@ -581,12 +581,14 @@ pub(in crate::shard) fn write_what_goes(conn: &Conn, outbox: &mut Outbox) -> io:
 fn write_to(stream: &Stream, outbox: &mut Outbox) -> io::Result<(u64, u64)> {
     let (mut bytes, mut calls) = (0, 0);
     while !outbox.is_empty() {
-        let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
-        let filled = outbox.fill(&mut slices);
-        // one frame is the common case, and the plain call is the cheaper one
-        let written = match &slices[..filled] {
-            [only] => stream.try_write(only),
-            several => stream.try_write_vectored(several),
+        let written = match outbox.only() {
+            // the common case, with nothing to gather and the cheaper call
+            Some(frame) => stream.try_write(frame),
+            None => {
+                let mut slices = [IoSlice::new(&[]); WRITE_FRAMES_MAX];
+                let filled = outbox.fill(&mut slices);
+                stream.try_write_vectored(&slices[..filled])
+            }
         };
         match written {
             Ok(written) => {
