@@ -118,6 +118,7 @@ fn settings_come_from_the_configuration() {
         ("src/cli/sources.rs", "HYDRANT_CONFIG says where the configuration is"),
         ("src/cli/publish.rs", "a command, not the server: HYDRANT_PUBLISH_… keep secrets off its command line"),
         ("src/cli/bench.rs", "a command, not the server: HYDRANT_BENCH_… keep secrets off its command line"),
+        ("src/bench/server.rs", "the measured server takes none of the settings of whoever measures it"),
     ];
     only_in(&variables, &src, r#"\benv::vars?(_os)?\(|\benv!\("(HYDRANT|GUSHER)|[(, ]env = ""#);
     let read_or_written = [

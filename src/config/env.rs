@@ -7,6 +7,8 @@ use super::error::{ConfigError, Findings, nearest};
 use super::file::{read_text, toml_value};
 use super::tree::{Node, Origin, SourceText, Value};
 
+/// Variables of the command line, not settings.
+const OTHERS: [&str; 5] = ["CONFIG", "PUBLISH_SECRET", "PUBLISH_TOKEN", "BENCH_SECRET", "BENCH_JWT"];
 const PREFIX: &str = "HYDRANT_";
 
 /// The environment of this process, with what is not UTF-8 replaced.
@@ -21,8 +23,7 @@ pub(super) fn variables(vars: &[(String, String)], known: &[String], found: &mut
     let mut tree = Node::empty();
     for (name, value) in vars {
         let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-        // the first three are the command line's own
-        if matches!(rest, "CONFIG" | "PUBLISH_SECRET" | "PUBLISH_TOKEN") || is_service_link(rest, value) {
+        if OTHERS.contains(&rest) || is_service_link(rest, value) {
             continue;
         }
         let at = Origin::Env(name.clone());

@@ -492,6 +492,7 @@ fn later_sources_win_and_lines_say_which() {
         legacy_env: pairs(&[("GUSHER_RECEIVE_MAX_MESSAGE_SIZE", "9"), ("GUSHER_MASTER_URI_PREFIX", "m")]),
         env: pairs(&[
             ("HYDRANT_CONFIG", "elsewhere"),
+            ("HYDRANT_BENCH_SECRET", "not the server's"),
             ("HYDRANT_LIMITS__EVENT_NAME_BYTES_MAX", "2"),
             ("HYDRANT_LIMITS__USER_ID_BYTES_MAX", " 2"),
             ("HYDRANT_LIMITS__BATCH_EVENTS_MAX", ""),
