@@ -1,7 +1,7 @@
 //! TLS on a listener: what it shows its clients, and what becomes of their handshakes.
 //!
 //! The certificate is looked at once a handshake, so another one can take its place while connections go on. Encryption
-//! itself is in [`stream`]; the queue for it in [`handshake`].
+//! itself is in `stream`; the queue for it in `handshake`.
 
 pub(super) mod handshake;
 pub(super) mod stream;
