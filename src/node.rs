@@ -236,6 +236,7 @@ impl Node {
                 admission: Admission::new(ledger.clone()),
                 ledger,
                 backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+                occupancy: core::Occupancy::default(),
             },
             jobs: parts.jobs,
             hooks: parts.hooks.clone(),

@@ -262,12 +262,10 @@ impl Client {
         if connection.asked_ns == 0 {
             connection.asked_ns = self.clock.now_ns();
         }
-        let begun = Stream::connect(self.site.sockets, self.site.sockets_tls.as_ref(), &self.site.sources).and_then(
-            |mut stream| {
-                stream.register(self.polls[index % self.polls.len()].registry(), Token(index))?;
-                Ok(stream)
-            },
-        );
+        let begun = Stream::connect(self.site.sockets, self.site.sockets_tls.as_ref()).and_then(|mut stream| {
+            stream.register(self.polls[index % self.polls.len()].registry(), Token(index))?;
+            Ok(stream)
+        });
         self.opening += 1;
         match begun {
             Ok(stream) => {

@@ -77,8 +77,11 @@ pub enum Goal {
 pub enum Needs {
     /// Nothing: memory, or a count of what must not happen.
     Nothing,
-    /// A client that keeps up: CPU time, deliveries in a second.
+    /// A client that keeps up: deliveries in a second.
     Reader,
+    /// The same of the server's client only. CPU time is counted per delivery: with a client that lags, a server joins
+    /// more messages into a write, and seems cheaper; a floor makes the same writes whoever reads them.
+    Work,
     /// Also one that looks and sends in time, beside the delay of this name.
     Delay(&'static str),
 }
@@ -112,6 +115,11 @@ impl Figure {
     /// A figure that depends on a client that keeps up.
     pub fn new(name: &'static str, label: impl Into<String>) -> Self {
         Self { name, label: label.into(), goal: None, needs: Needs::Reader }
+    }
+
+    /// CPU time for a piece of work.
+    pub fn work(name: &'static str, label: impl Into<String>) -> Self {
+        Self { needs: Needs::Work, ..Self::new(name, label) }
     }
 
     /// A delay, in milliseconds.
@@ -192,7 +200,7 @@ impl Case {
             (!reasons.is_empty() && reasons.len() * 2 >= measures.len()).then(|| reasons[0].clone())
         };
         let beside = || half_bound(&self.beside).map(|reason| format!("{}: {reason}", self.beside_what));
-        let is_ratio = matches!(figure.goal, None | Some(Goal::RatioMax(_)));
+        let is_ratio = matches!(figure.goal, None | Some(Goal::RatioMax(_))) && figure.needs != Needs::Work;
         half_bound(&self.server).or_else(|| if is_ratio { beside() } else { None })
     }
 
@@ -335,6 +343,10 @@ mod tests {
         assert_eq!(case.verdict(&figure), Some(Verdict::ClientBound), "of the floor");
         assert!(case.client_bound(&figure).unwrap().starts_with("floor: "));
         assert_eq!(case.client_bound(&figure.goal(Goal::ValueMax(1.0))), None, "which has no part in it");
+        let work = Figure::work("a", "a").goal(Goal::RatioMax(1.3));
+        assert_eq!(case.verdict(&work), Some(Verdict::Reached), "the floor does the same work whoever reads");
+        std::mem::swap(&mut case.server, &mut case.beside);
+        assert_eq!(case.verdict(&work), Some(Verdict::ClientBound));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use hdrhistogram::Histogram;
 
-use super::http::HttpConnection;
+use super::http::{Answer, HttpConnection};
 use super::process::{check_interrupted, thread_cpu};
 use super::tally::{Clock, Plan, Stamp, delays};
 use super::target::{Publish, Site, channel_name};
@@ -40,6 +40,16 @@ impl Published {
     fn nothing() -> Self {
         let [own_delays, answers] = [delays(), delays()];
         Self { refused: 0, refusal: None, own_delays, answers, cpu: Duration::ZERO, busy: 0.0 }
+    }
+
+    /// Adds the answer to what was sent then.
+    fn add_answer(&mut self, sent: Instant, answer: &Answer) {
+        self.answers.saturating_record(sent.elapsed().as_micros() as u64);
+        if !(200..300).contains(&answer.status) {
+            self.refused += 1;
+            let words = || format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body).trim_end());
+            self.refusal.get_or_insert_with(words);
+        }
     }
 
     /// Adds what another thread or phase did.
@@ -123,39 +133,43 @@ impl Publisher {
         match self {
             Self::Pipe(pipe) => turn(&mut |message, _| pipe.write_all(message).context("the floor has ended")),
             Self::Http(connections) => in_threads(connections, |connection| {
-                turn(&mut |message, published| exchange(connection, message, 1, published))
+                turn(&mut |message, published| {
+                    let sent = Instant::now();
+                    published.add_answer(sent, &connection.exchange(message)?);
+                    Ok(())
+                })
             }),
         }
     }
 }
 
-/// Sends the same requests over and over, `pipeline` at a time on each connection, until `requests` are answered.
-/// `bundles` are alternatives that take turns, each `pipeline` requests behind each other.
+/// Sends the same requests over and over, in waves: `pipeline` of them on each connection, then all answers are awaited.
+/// `bundles` are alternatives that take turns, each `pipeline` requests behind each other. One thread does it all: with one for
+/// each connection, how often a server is woken would hang on the scheduler's whims.
 ///
 /// # Errors
 /// When a connection breaks, or the run is interrupted.
-pub fn repeat(
-    connections: &mut [HttpConnection],
-    bundles: &[Vec<u8>],
-    pipeline: u32,
-    requests: u32,
-) -> Result<Published> {
-    let next = AtomicU32::new(0);
-    in_threads(connections, |connection| {
-        let (began, cpu_before) = (Instant::now(), thread_cpu());
-        let mut published = Published::nothing();
-        loop {
-            check_interrupted()?;
-            let turn = next.fetch_add(1, Ordering::Relaxed);
-            if turn >= requests.div_ceil(pipeline) {
-                break;
-            }
-            exchange(connection, &bundles[turn as usize % bundles.len()], pipeline, &mut published)?;
+pub fn repeat(connections: &mut [HttpConnection], bundles: &[Vec<u8>], pipeline: u32, waves: u32) -> Result<Published> {
+    let (began, cpu_before) = (Instant::now(), thread_cpu());
+    let (mut published, mut bundles) = (Published::nothing(), bundles.iter().cycle());
+    let mut sent = Vec::with_capacity(connections.len());
+    for _ in 0..waves {
+        check_interrupted()?;
+        sent.clear();
+        for (connection, requests) in connections.iter_mut().zip(&mut bundles) {
+            connection.send(requests)?;
+            sent.push(Instant::now());
         }
-        published.cpu = thread_cpu().saturating_sub(cpu_before);
-        published.busy = published.cpu.as_secs_f64() / began.elapsed().as_secs_f64().max(f64::EPSILON);
-        Ok(published)
-    })
+        for (connection, sent) in connections.iter_mut().zip(&sent) {
+            for _ in 0..pipeline {
+                let answer = connection.answer()?;
+                published.add_answer(*sent, &answer);
+            }
+        }
+    }
+    published.cpu = thread_cpu().saturating_sub(cpu_before);
+    published.busy = published.cpu.as_secs_f64() / began.elapsed().as_secs_f64().max(f64::EPSILON);
+    Ok(published)
 }
 
 fn in_threads(
@@ -171,23 +185,6 @@ fn in_threads(
         }
         Ok(all)
     })
-}
-
-fn exchange(connection: &mut HttpConnection, requests: &[u8], count: u32, published: &mut Published) -> Result<()> {
-    let sent = Instant::now();
-    if count > 1 {
-        connection.send(requests)?;
-    }
-    for _ in 0..count {
-        let answer = if count > 1 { connection.answer()? } else { connection.exchange(requests)? };
-        published.answers.saturating_record(sent.elapsed().as_micros() as u64);
-        if !(200..300).contains(&answer.status) {
-            published.refused += 1;
-            let words = || format!("{} {}", answer.status, String::from_utf8_lossy(&answer.body).trim_end());
-            published.refusal.get_or_insert_with(words);
-        }
-    }
-    Ok(())
 }
 
 fn wait_until(clock: Clock, due_ns: u64) -> Result<()> {

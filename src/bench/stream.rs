@@ -1,7 +1,7 @@
 //! The bytes between a client and a server, plain or in TLS.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -17,19 +17,17 @@ const CONNECTIONS_PER_SOURCE: u32 = 8_000;
 /// Loopback addresses that are used.
 const SOURCES: u32 = 200;
 
-/// Where connections come from. To a server on loopback they come from one address after the other, because each has
-/// ports for some tens of thousands only, and a closed connection may keep its port for a minute.
-#[derive(Debug, Default)]
-pub struct Sources {
-    opened: AtomicU32,
-}
+/// Connections of this process to servers on loopback.
+static OPENED: AtomicU32 = AtomicU32::new(0);
 
-impl Sources {
-    /// The address to bind to, if there is a choice.
-    fn next(&self, to: SocketAddr) -> Option<Ipv4Addr> {
-        let IpAddr::V4(to) = to.ip() else { return None };
-        let turn = self.opened.fetch_add(1, Ordering::Relaxed) / CONNECTIONS_PER_SOURCE % SOURCES;
-        (to.is_loopback() && turn > 0).then(|| Ipv4Addr::new(127, 0, 0, 1 + turn as u8))
+/// The loopback address that a connection comes from: one after the other, because each has ports for some tens of thousands
+/// only, and a closed connection may keep its port for a minute. All but the first are of this process alone. It is
+/// bound to always: Linux gives no connection a port of its own choice that any address has been bound to, by a run a
+/// moment ago for instance.
+fn source(opened: u32, process: u32) -> Ipv4Addr {
+    match opened / CONNECTIONS_PER_SOURCE % SOURCES {
+        0 => Ipv4Addr::LOCALHOST,
+        turn => Ipv4Addr::new(127, 0, (process % 250) as u8, 1 + turn as u8),
     }
 }
 
@@ -47,11 +45,12 @@ impl Stream {
     ///
     /// # Errors
     /// The system's; [`ErrorKind::AddrNotAvailable`] when no port is free.
-    pub fn connect(to: SocketAddr, name: Option<&ServerName<'static>>, sources: &Sources) -> io::Result<Self> {
+    pub fn connect(to: SocketAddr, name: Option<&ServerName<'static>>) -> io::Result<Self> {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        if let Some(source) = sources.next(to) {
+        if to.is_ipv4() && to.ip().is_loopback() {
+            let source = source(OPENED.fetch_add(1, Ordering::Relaxed), std::process::id());
             socket.bind(&SocketAddr::from((source, 0)).into())?;
         }
         match socket.connect(&to.into()) {
@@ -137,12 +136,9 @@ mod tests {
 
     #[test]
     fn many_connections_to_loopback_come_from_several_addresses() {
-        let sources = Sources::default();
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 1));
-        for _ in 0..CONNECTIONS_PER_SOURCE {
-            assert_eq!(sources.next(loopback), None);
-        }
-        assert_eq!(sources.next(loopback), Some(Ipv4Addr::new(127, 0, 0, 2)));
-        assert_eq!(sources.next(SocketAddr::from(([192, 0, 2, 1], 1))), None);
+        assert_eq!(source(0, 1000), Ipv4Addr::LOCALHOST);
+        assert_eq!(source(CONNECTIONS_PER_SOURCE - 1, 1000), Ipv4Addr::LOCALHOST);
+        assert_eq!(source(CONNECTIONS_PER_SOURCE, 1003), Ipv4Addr::new(127, 0, 3, 2));
+        assert_eq!(source(CONNECTIONS_PER_SOURCE * SOURCES, 1003), Ipv4Addr::LOCALHOST);
     }
 }

@@ -269,6 +269,12 @@ fn listener_rules() {
     }
     let one = |rest: &str| format!("[[listen]]\n{rest}\n");
     check(&one("address = ':7777'\ndoors = ['gusher']"), &[]);
+    let deflate = "address = ':7777'\ndoors = ['gusher']\n[limits]\ndeflate_bytes_min = 2\ndeflate_bytes_max = ";
+    check(&one(&format!("{deflate}2")), &[]);
+    check(
+        &one(&format!("{deflate}1")),
+        &["limits.deflate_bytes_min: from 2 to 1 bytes (deflate_bytes_max) is nothing"],
+    );
     check(&one("address = ':7777'\ndoors = []"), &["listen[0].doors: a listener serves at least one door"]);
     check(&one("address = '127.0.0.1:1'\ndoors = ['ops']"), &["the door `ops` knows no credentials"]);
     check(&one("address = '127.0.0.1:1'\ndoors = ['gusher', 'gusher-master']"), &["the door `gusher-master`"]);

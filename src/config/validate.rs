@@ -5,6 +5,7 @@ use tracing_subscriber::EnvFilter;
 use super::error::{Findings, nearest};
 use super::values::{Address, Door, HookFormat, HookTarget, SecretUrl};
 use super::{App, Config, Listener, RemoteTarget};
+use crate::limits::Limits;
 
 /// Notes every problem of `config`, and what is only worth a warning. Where reading already found a problem, rules that
 /// would look at the same keys are passed over.
@@ -13,23 +14,34 @@ pub(super) fn config(config: &Config, found: &mut Findings) {
     prefixes(config, found);
     apps(config, found);
     gusher(config, found);
-    if config.limits.outbox_bytes_max > config.limits.outbox_total_bytes_max {
-        let paths = ["limits.outbox_bytes_max", "limits.outbox_total_bytes_max"];
-        if paths.iter().all(|path| found.is_sound(path)) {
-            let total = config.limits.outbox_total_bytes_max;
-            // Blame the one that was written, the first if both were.
-            let path = paths.into_iter().find(|path| found.origins.contains_key(*path)).unwrap_or(paths[0]);
-            let message = format!(
-                "one connection's outbox ({}) must fit into the node's total (outbox_total_bytes_max, {total})",
-                config.limits.outbox_bytes_max
-            );
-            found.problem(path, message);
-        }
-    }
+    limits(&config.limits, found);
     if found.is_sound("log.level")
         && let Err(reason) = log_level(&config.log.level)
     {
         found.problem("log.level", reason);
+    }
+}
+
+/// Limits that bound each other.
+fn limits(limits: &Limits, found: &mut Findings) {
+    let (one, total) = (limits.outbox_bytes_max, limits.outbox_total_bytes_max);
+    if one > total {
+        let message =
+            format!("one connection's outbox ({one}) must fit into the node's total (outbox_total_bytes_max, {total})");
+        blame(found, ["limits.outbox_bytes_max", "limits.outbox_total_bytes_max"], message);
+    }
+    let (least, most) = (limits.deflate_bytes_min, limits.deflate_bytes_max);
+    if least > most {
+        let message = format!("from {least} to {most} bytes (deflate_bytes_max) is nothing: nothing would be deflated");
+        blame(found, ["limits.deflate_bytes_min", "limits.deflate_bytes_max"], message);
+    }
+}
+
+/// Notes that two keys contradict each other, at the one that was written, the first if both were.
+fn blame(found: &mut Findings, paths: [&str; 2], message: String) {
+    if paths.iter().all(|path| found.is_sound(path)) {
+        let path = paths.into_iter().find(|path| found.origins.contains_key(*path)).unwrap_or(paths[0]);
+        found.problem(path, message);
     }
 }
 

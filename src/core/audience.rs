@@ -120,6 +120,8 @@ pub(super) struct Audience {
     traffic: Option<Box<Traffic>>,
     /// Before that it is not served again, in microseconds of the shard's clock.
     pub(super) rests_until_us: u64,
+    /// What the batch under way has taken until now, in microseconds.
+    pub(super) took_us: u32,
     /// How many of `subscribers` are [`GONE`].
     gone: u32,
     /// The shard's [schedule](super::schedule) has it.
@@ -137,8 +139,6 @@ struct Traffic {
 #[derive(Debug)]
 struct Batch {
     deliveries: Vec<Delivery>,
-    /// When the first subscriber was served, in microseconds of the shard's clock.
-    began_us: u64,
     /// Bytes that a subscriber gets, at most.
     bytes: usize,
     /// Number of the first delivery.
@@ -171,6 +171,7 @@ impl Audience {
             next: 0,
             traffic: None,
             rests_until_us: 0,
+            took_us: 0,
             gone: 0,
             listed: false,
         }
@@ -234,13 +235,12 @@ impl Audience {
     pub(super) fn serve(
         &mut self,
         slice: usize,
-        now_us: u64,
         ledger: &Ledger,
         connections: &mut Slab<Connection>,
         mut push: impl FnMut(&mut Connection, Bytes, usize),
     ) -> Served {
         let Some(traffic) = &mut self.traffic else { return Served::default() };
-        let Some(batch) = traffic.batch_at_hand(self.next, now_us) else { return Served::default() };
+        let Some(batch) = traffic.batch_at_hand(self.next) else { return Served::default() };
         let places = batch.places();
         let end = self.subscribers.len().min(batch.cursor + slice.div_ceil(places));
         let spent = (end - batch.cursor) * places;
@@ -265,15 +265,14 @@ impl Audience {
         }
         batch.cursor = end;
         if end < self.subscribers.len() {
-            return Served { spent, ..Served::default() };
+            return Served { spent, weight: 0 };
         }
         let weight = batch.deliveries.iter().map(|delivery| delivery.weight).sum();
-        let began_us = Some(batch.began_us);
         traffic.batch = None;
         if traffic.queue.is_empty() {
             self.traffic = None;
         }
-        Served { spent, weight, began_us }
+        Served { spent, weight }
     }
 
     /// Forgets those who left during the batch that has just ended; `moved(slot, position)` tells where the others
@@ -314,8 +313,6 @@ pub(super) struct Served {
     pub(super) spent: usize,
     /// Weight of the deliveries that are complete.
     pub(super) weight: usize,
-    /// The batch is complete, and began then.
-    pub(super) began_us: Option<u64>,
 }
 
 impl Batch {
@@ -328,14 +325,14 @@ impl Batch {
 
 impl Traffic {
     /// The batch under way, or the next; `next`: the number of the next event to arrive.
-    fn batch_at_hand(&mut self, next: u64, now_us: u64) -> Option<&mut Batch> {
+    fn batch_at_hand(&mut self, next: u64) -> Option<&mut Batch> {
         if self.batch.is_none() {
-            self.batch = self.next_batch(next, now_us);
+            self.batch = self.next_batch(next);
         }
         self.batch.as_mut()
     }
 
-    fn next_batch(&mut self, next: u64, began_us: u64) -> Option<Batch> {
+    fn next_batch(&mut self, next: u64) -> Option<Batch> {
         let (mut count, mut bytes) = (0, 0);
         for delivery in self.queue.iter().take(BATCH_EVENTS_MAX) {
             let with_it = bytes + delivery.weight.max(1);
@@ -354,7 +351,7 @@ impl Traffic {
             Target::Only(_) | Target::Sessions(_) => Some(None),
         });
         let exceptions = exceptions.collect();
-        Some(Batch { deliveries, began_us, bytes, first, joined: vec![None; forms], exceptions, cursor: 0 })
+        Some(Batch { deliveries, bytes, first, joined: vec![None; forms], exceptions, cursor: 0 })
     }
 }
 

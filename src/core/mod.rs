@@ -22,6 +22,7 @@ mod home;
 mod id;
 mod message;
 mod observation;
+mod occupancy;
 mod outbox;
 mod rejection;
 mod request;
@@ -69,6 +70,7 @@ pub use grant::{Grant, Permissions, check_channel_name};
 pub use id::{AppKey, ChannelName, ConnectionId, ShardIndex, UserId};
 pub use message::{Message, Target};
 pub use observation::{Observation, Observed, SessionName};
+pub use occupancy::Occupancy;
 pub use outbox::Outbox;
 pub use rejection::Rejection;
 pub use request::{Answer, ChannelInfo, Query, RequestId, SessionInfo, Ticket, Which};
@@ -76,7 +78,7 @@ pub use settings::{AppSettings, Settings};
 pub use stats::{Stats, TURN_BUCKETS_US, TlsFailure};
 
 /// Subscribers served between two looks at anything else; few under test, so that a handful makes several slices.
-const SLICE_SUBSCRIBERS: usize = if cfg!(test) { 2 } else { 256 };
+const SLICE_SUBSCRIBERS: usize = if cfg!(test) { 2 } else { 64 };
 /// A reply up to this many bytes, to a client that keeps up, is not counted among events: it is gone at once, or is all
 /// that its outbox holds.
 const REPLY_BYTES: usize = 512;
@@ -103,6 +105,8 @@ pub struct Node {
     pub ledger: Ledger,
     /// Bytes of accepted events on their way to each shard: the credit that bounds the mailboxes.
     pub backlog: Arc<[AtomicUsize]>,
+    /// Which channels may have a subscriber.
+    pub occupancy: Occupancy,
 }
 
 /// A change of what a user may use, for every connection that the user has now.
@@ -752,7 +756,7 @@ impl Core {
         );
         let mut left = SLICE_SUBSCRIBERS;
         while left > 0
-            && let Some((index, now_us)) = self.schedule.next()
+            && let Some(index) = self.schedule.next()
         {
             let audience = &mut self.audiences[index];
             let (connections, dirty, stats) = (&mut self.connections, &mut self.dirty, &mut self.stats);
@@ -763,24 +767,27 @@ impl Core {
                     mark_dirty(connection, dirty);
                 }
             };
-            let served = audience.serve(left, now_us, &self.node.ledger, connections, push);
+            let served = audience.serve(left, &self.node.ledger, connections, push);
             // one that nobody is left of is no way to go on for ever
-            left = left.saturating_sub(served.spent.max(1));
+            let places = served.spent.max(1);
+            left = left.saturating_sub(places);
             self.repay(served.weight);
             self.tidy(index);
-            if self.audiences[index].is_under_way() {
-                self.schedule.goes_on(index);
-            } else {
-                self.schedule.served(index, served.began_us.unwrap_or(now_us));
-            }
+            self.schedule.served(index, places, self.audiences[index].is_under_way());
         }
     }
 
     /// A turn has ended, with everything written: channels that were served to the end rest.
     pub fn end_turn(&mut self, now_us: u64) {
-        for (index, until_us) in self.schedule.end_turn(now_us) {
+        for (index, part_us) in self.schedule.end_turn(now_us) {
             let audience = &mut self.audiences[index];
-            audience.rests_until_us = if audience.is_pressed() { now_us } else { until_us };
+            audience.took_us = audience.took_us.saturating_add(part_us as u32);
+            if audience.is_under_way() {
+                continue;
+            }
+            let took_us = std::mem::take(&mut audience.took_us);
+            let rest_us = if audience.is_pressed() { 0 } else { Schedule::rest_us(took_us.into()) };
+            audience.rests_until_us = now_us + rest_us;
             audience.listed = audience.has_work();
             if audience.listed {
                 self.schedule.rest(index, audience.rests_until_us);
@@ -1114,7 +1121,11 @@ impl Core {
     }
 
     fn home(&self, app: &str, name: &str) -> ShardIndex {
-        (self.hash.hash_one((app, name)) % u64::from(self.node.shards)) as ShardIndex
+        (self.name_hash(app, name) % u64::from(self.node.shards)) as ShardIndex
+    }
+
+    fn name_hash(&self, app: &str, name: &str) -> u64 {
+        self.hash.hash_one((app, name))
     }
 
     fn send(&mut self, to: ShardIndex, letter: Letter) {
@@ -1153,8 +1164,20 @@ impl Core {
 
     fn forward(&mut self, app: &AppKey, channel: ChannelName, event: Event, target: Target, ticket: Option<Ticket>) {
         let home = self.channel_home(app, &channel);
+        if home != self.shard && ticket.is_none() && self.is_for_nobody(app, &channel, &event) {
+            self.count_event(app);
+            return;
+        }
         self.borrow(home, event.weight());
         self.send(home, Letter::Publish { app: app.clone(), channel, event, target, ticket });
+    }
+
+    /// Whether nothing would follow from an event at its channel's home: no subscriber is there, nor a cache, and what
+    /// clients say is told to nobody else.
+    fn is_for_nobody(&self, app: &AppKey, channel: &ChannelName, event: &Event) -> bool {
+        let is_occupied = self.node.occupancy.may_be_occupied(self.name_hash(app.as_str(), channel.as_str()));
+        let is_of_client = event.about.as_ref().is_some_and(|about| about.session.is_some());
+        !is_occupied && !is_of_client && !ChannelKind::of(channel.as_str()).is_cache
     }
 
     /// How many subscribers of an audience an event is for.

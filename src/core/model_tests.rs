@@ -266,6 +266,7 @@ impl World {
             admission: Admission::new(ledger.clone()),
             ledger,
             backlog: (0..shards).map(|_| AtomicUsize::new(0)).collect(),
+            occupancy: Occupancy::default(),
         };
         Self {
             cores: (0..node.shards).map(|shard| Core::new(shard, node.clone(), settings.clone())).collect(),

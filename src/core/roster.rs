@@ -96,6 +96,7 @@ impl Core {
         }
         let is_member = member.is_some();
         if self.channels.join(app, channel.clone(), who, member.clone()) {
+            self.node.occupancy.occupied(self.name_hash(app.as_str(), channel.as_str()));
             self.observe(app, channel, || Observed::Occupied);
         }
         if let Some(Member { user, info }) = new {
@@ -137,6 +138,7 @@ impl Core {
             self.member_removed(app, channel, user);
         }
         if left.vacated {
+            self.node.occupancy.vacated(self.name_hash(app.as_str(), channel.as_str()));
             self.observe(app, channel, || Observed::Vacated);
         }
         self.count_changed(app, channel);

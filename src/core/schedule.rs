@@ -1,17 +1,19 @@
 //! In which order channels with events on their way are served on a shard.
 //!
 //! Channels take turns, a slice of subscribers each, so that one with very many delays the others by a slice and no
-//! more. One whose events have all been handed out *rests*: the longer it took, the longer, so that the busier a shard is,
-//! the more events share a write. Events on a channel that has rested long enough go out at once.
+//! more. One whose events have all been handed out *rests*: the longer it took, the longer, so that the busier a channel is,
+//! the more of its events share a write. Events on a channel that has rested long enough go out at once.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
+use smallvec::SmallVec;
+
 use super::KEPT_PLACES;
 
-/// A channel that was served for L is served again at the earliest this many L after it began.
+/// From one batch's beginning to the next on a channel that is alone, in times of what a batch takes.
 const SPACING: u64 = 4;
-/// The longest such wait, in microseconds.
+/// The longest such time, in microseconds.
 const SPACING_MAX_US: u64 = 20_000;
 
 /// Audiences by their index, and times in microseconds of the shard's clock.
@@ -22,8 +24,8 @@ pub(super) struct Schedule {
     serving: VecDeque<u32>,
     /// Those with events that wait, soonest first.
     resting: BinaryHeap<Reverse<(u64, u32)>>,
-    /// Those served to the end in this turn, with when that began.
-    served: Vec<(u32, u64)>,
+    /// Those that were served in this turn, with the places that they took of it.
+    served: Vec<(u32, u32)>,
     /// Something rests since the runtime last asked.
     news: bool,
 }
@@ -47,25 +49,31 @@ impl Schedule {
         }
     }
 
-    /// Whose turn it is, and when this turn began.
-    pub(super) fn next(&mut self) -> Option<(u32, u64)> {
-        Some((self.serving.pop_front()?, self.now_us))
+    /// Whose turn it is.
+    pub(super) fn next(&mut self) -> Option<u32> {
+        self.serving.pop_front()
     }
 
-    /// An audience has had a slice, and takes another when the others had theirs.
-    pub(super) fn goes_on(&mut self, audience: u32) {
-        self.serving.push_back(audience);
+    /// An audience has had a slice of that many places; one that `goes_on` takes another when the others had theirs.
+    pub(super) fn served(&mut self, audience: u32, places: usize, goes_on: bool) {
+        self.served.push((audience, places as u32));
+        if goes_on {
+            self.serving.push_back(audience);
+        }
     }
 
-    /// An audience was served to the end, which began then.
-    pub(super) fn served(&mut self, audience: u32, began_us: u64) {
-        self.served.push((audience, began_us));
+    /// A turn has ended, with everything written: the audiences that were served in it, and the microseconds that each
+    /// one's part took. What one costs is its own, however many share the turn: who is small rests for little.
+    pub(super) fn end_turn(&mut self, now_us: u64) -> SmallVec<[(u32, u64); 8]> {
+        let took_us = now_us.saturating_sub(self.now_us);
+        let places: u64 = self.served.iter().map(|(_, places)| u64::from(*places)).sum();
+        let share = |part: u32| took_us * u64::from(part) / places.max(1);
+        self.served.drain(..).map(|(audience, part)| (audience, share(part))).collect()
     }
 
-    /// A turn has ended, with everything written: the audiences served to the end in it, and until when they rest.
-    pub(super) fn end_turn(&mut self, now_us: u64) -> Vec<(u32, u64)> {
-        let until = |began_us: u64| began_us + (now_us.saturating_sub(began_us) * SPACING).min(SPACING_MAX_US);
-        self.served.drain(..).map(|(audience, began_us)| (audience, until(began_us))).collect()
+    /// How long an audience rests after a batch that took so long, both in microseconds.
+    pub(super) fn rest_us(took_us: u64) -> u64 {
+        (took_us * SPACING).min(SPACING_MAX_US).saturating_sub(took_us)
     }
 
     /// Gives memory back that very many channels took which are quiet now.
@@ -105,16 +113,17 @@ mod tests {
         let mut schedule = Schedule::default();
         schedule.rest(1, 0);
         schedule.begin_turn(1_000);
-        assert_eq!(schedule.next(), Some((1, 1_000)));
-        schedule.goes_on(1);
+        assert_eq!(schedule.next(), Some(1));
+        schedule.served(1, 256, true);
         // while the first is served, an event comes on a channel that has been quiet
         schedule.rest(2, 0);
         assert!(schedule.take_news());
+        assert_eq!(*schedule.end_turn(2_000), [(1, 1_000)]);
         schedule.begin_turn(2_000);
-        assert_eq!([schedule.next(), schedule.next()], [Some((1, 2_000)), Some((2, 2_000))]);
-        schedule.served(1, 1_000);
-        schedule.served(2, 2_000);
-        assert_eq!(schedule.end_turn(3_000), [(1, 9_000), (2, 6_000)]);
+        assert_eq!([schedule.next(), schedule.next()], [Some(1), Some(2)]);
+        schedule.served(1, 96, false);
+        schedule.served(2, 4, false);
+        assert_eq!(*schedule.end_turn(3_000), [(1, 960), (2, 40)]);
         assert!(!schedule.is_serving());
     }
 
@@ -124,8 +133,8 @@ mod tests {
         let all = 4 * KEPT_PLACES as u32;
         (0..all).for_each(|audience| schedule.rest(audience, 0));
         schedule.begin_turn(0);
-        while let Some((audience, now_us)) = schedule.next() {
-            schedule.served(audience, now_us);
+        while let Some(audience) = schedule.next() {
+            schedule.served(audience, 1, false);
         }
         assert_eq!(schedule.end_turn(0).len(), all as usize);
         schedule.give_back();
@@ -134,15 +143,14 @@ mod tests {
 
     #[test]
     fn rest_is_bounded() {
+        assert_eq!([0, 1_000, 15_000, 50_000].map(Schedule::rest_us), [0, 3_000, 5_000, 0]);
         let mut schedule = Schedule::default();
-        schedule.served(1, 0);
-        assert_eq!(schedule.end_turn(15_000), [(1, 20_000)]);
         schedule.rest(1, 20_000);
         schedule.rest(2, 500);
         assert_eq!(schedule.next_us(), Some(500));
         schedule.begin_turn(19_999);
-        assert_eq!((schedule.next(), schedule.next()), (Some((2, 19_999)), None));
+        assert_eq!((schedule.next(), schedule.next()), (Some(2), None));
         schedule.begin_turn(20_000);
-        assert_eq!(schedule.next(), Some((1, 20_000)));
+        assert_eq!(schedule.next(), Some(1));
     }
 }

@@ -4,11 +4,15 @@
 use super::{Verified, constant_time_eq, hex, unhex};
 use aws_lc_rs::hmac;
 use md5::{Digest, Md5};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode, utf8_percent_encode};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 
 /// How far a request's `auth_timestamp` may be from the time here, either way, in seconds (HTTP API, "Authentication").
 pub const TIMESTAMP_SKEW_S_MAX: u64 = 600;
+
+/// Parameters of the signature, which every request may have.
+pub const AUTH_PARAMETERS: [&str; 5] = ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"];
 
 const SIGNATURE_BYTES: usize = 32;
 /// What needs no escape in a query (RFC 3986 section 2.3).
@@ -117,6 +121,8 @@ pub enum RequestError {
 #[derive(Debug)]
 pub struct PromisedBody {
     md5: Option<[u8; 16]>,
+    /// The query has other parameters than [`AUTH_PARAMETERS`].
+    pub has_more_parameters: bool,
 }
 
 impl PromisedBody {
@@ -200,7 +206,8 @@ impl AppSecrets {
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
             return Err(RequestError::Signature { string_to_sign: text(&string_to_sign), given: text(signature) });
         }
-        Ok(PromisedBody { md5: md5? })
+        let is_more = |it: &Parameter<'_>| !AUTH_PARAMETERS.iter().any(|known| known.as_bytes() == &*it.name);
+        Ok(PromisedBody { md5: md5?, has_more_parameters: parameters.iter().any(is_more) })
     }
 
     /// The `auth` of a subscription, `KEY:hex`; see [`Self::check_channel`].
@@ -292,28 +299,30 @@ struct Parameter<'a> {
 }
 
 /// Sorted by name; those of one name stay in their order.
-fn parameters(query: &str) -> Vec<Parameter<'_>> {
-    let mut parameters = Vec::with_capacity(8);
-    parameters.extend(query.split('&').filter(|piece| !piece.is_empty()).map(|piece| {
-        let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
-        let mut name = decoded(name);
-        if name.iter().any(u8::is_ascii_uppercase) {
-            name.to_mut().make_ascii_lowercase();
-        }
-        Parameter { name, value: decoded(value) }
-    }));
+fn parameters(query: &str) -> SmallVec<[Parameter<'_>; 8]> {
+    let pieces = query.as_bytes().split(|byte| *byte == b'&').filter(|piece| !piece.is_empty());
+    let mut parameters: SmallVec<[Parameter<'_>; 8]> = pieces
+        .map(|piece| {
+            let end = piece.iter().position(|byte| *byte == b'=').unwrap_or(piece.len());
+            let mut name = decoded(&piece[..end]);
+            if name.iter().any(u8::is_ascii_uppercase) {
+                name.to_mut().make_ascii_lowercase();
+            }
+            Parameter { name, value: decoded(piece.get(end + 1..).unwrap_or_default()) }
+        })
+        .collect();
     parameters.sort_by(|one, other| one.name.cmp(&other.name));
     parameters
 }
 
-fn decoded(text: &str) -> Cow<'_, [u8]> {
+fn decoded(text: &[u8]) -> Cow<'_, [u8]> {
     // nearly always
-    if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
-        return Cow::Borrowed(text.as_bytes());
+    if !text.iter().any(|byte| matches!(byte, b'%' | b'+')) {
+        return Cow::Borrowed(text);
     }
     // first, as an escaped `+` is none of them
-    let spaced = text.replace('+', " ");
-    Cow::Owned(percent_decode_str(&spaced).collect())
+    let spaced: Vec<u8> = text.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    Cow::Owned(percent_decode(&spaced).collect())
 }
 
 fn string_to_sign(method: &str, path: &str, parameters: &[Parameter<'_>]) -> Vec<u8> {

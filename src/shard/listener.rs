@@ -24,7 +24,7 @@ use crate::config::{Address, FileMode, Secret};
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 4096;
 /// Accepted in a row before anything else gets its turn.
-const ACCEPTS_MAX: usize = 64;
+const ACCEPTS_MAX: usize = 8;
 /// Bytes that the kernel takes for a client before it says "full". Without it a stalled reader is given megabytes of
 /// kernel memory before its outbox even begins to fill.
 const NOT_SENT_LOW_WATER_BYTES: u32 = 16 << 10;

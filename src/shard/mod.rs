@@ -42,6 +42,8 @@ use stream::Accepted;
 use tls::handshake::Handshakes;
 use ws::session::{Conn, part, write_what_goes};
 
+/// How long turns follow each other before sockets, requests and timers have theirs.
+const TURNS_TIME: Duration = Duration::from_micros(500);
 /// Messages taken from the mailbox in one turn.
 const TURN_MESSAGES_MAX: usize = 64;
 /// Frames written with one call.
@@ -534,6 +536,7 @@ async fn turns(shard: Rc<Shard>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut next_tick = Instant::now();
     let mut mail = Vec::with_capacity(TURN_MESSAGES_MAX);
+    let mut yielded = Instant::now();
     while !shard.stopping.get() {
         let (fans_out, next_us) = {
             let core = shard.core.borrow();
@@ -541,7 +544,10 @@ async fn turns(shard: Rc<Shard>) {
         };
         let next = next_us.map(|us| shard.epoch + Duration::from_micros(us));
         if fans_out || next.is_some_and(|next| next <= Instant::now()) {
-            yield_now().await; // lets sockets, requests and timers have their turn between two slices
+            if yielded.elapsed() >= TURNS_TIME {
+                yield_now().await;
+                yielded = Instant::now();
+            }
             let mut mailbox = shard.mailbox.borrow_mut();
             while mail.len() < TURN_MESSAGES_MAX
                 && let Ok(message) = mailbox.try_recv()
@@ -563,6 +569,7 @@ async fn turns(shard: Rc<Shard>) {
                 () = rested => {}
                 _ = ticks.tick() => {}
             }
+            yielded = Instant::now();
         }
         let began = Instant::now();
         // here and not in the arm above, which a busy shard may never come to

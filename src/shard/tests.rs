@@ -15,7 +15,7 @@ use super::listener::{Socket, Trust, bind};
 use super::ws::session::{Welcome, open};
 use super::*;
 use crate::config::{Address, FileMode};
-use crate::core::{Admission, AppKey, Ledger, Permissions, UserId};
+use crate::core::{Admission, AppKey, Ledger, Occupancy, Permissions, UserId};
 use crate::hooks::jobs::{Job, JobError, Target};
 use crate::shard::door::{Answering, Farewell, FrontDoor, Heard, Session, Step};
 
@@ -153,6 +153,7 @@ impl Shards {
                 admission: Admission::new(ledger.clone()),
                 ledger,
                 backlog: counters().into_vec().into(),
+                occupancy: Occupancy::default(),
             },
             jobs: Jobs::start(Target::None, PATIENCE, 1, control.handle().clone()).unwrap(),
             hooks: Hooks::start(control.handle().clone(), &Default::default()),

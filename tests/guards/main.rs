@@ -25,7 +25,7 @@ const WRITES_PER_DELIVERY_MAX: f64 = 0.05;
 /// Allocations that a further subscriber costs, over the events that it gets.
 const ALLOCATIONS_PER_DELIVERY_MAX: f64 = 0.01;
 /// Allocations of a publish through Pusher's API to one subscriber, all in all.
-const ALLOCATIONS_PER_PUBLISH_MAX: f64 = 38.0;
+const ALLOCATIONS_PER_PUBLISH_MAX: f64 = 35.0;
 /// Bytes of heap for a connection that is subscribed to a channel with others, by its protocol.
 const HEAP_BYTES_MAX: [(Protocol, f64); 3] =
     [(Protocol::Pusher, 1_170.0), (Protocol::Gusher, 1_220.0), (Protocol::Push1st, 1_140.0)];

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 
 use hydrant::core::{
-    Admission, AppKey, ChannelName, Core, Deflate, Dialect, Event, Form, Grant, Hello, Ledger, Node, Permissions,
-    Publication, Settings, Stats, UserId,
+    Admission, AppKey, ChannelName, Core, Deflate, Dialect, Event, Form, Grant, Hello, Ledger, Node, Occupancy,
+    Permissions, Publication, Settings, Stats, UserId,
 };
 use hydrant::limits::Limits;
 
@@ -41,6 +41,7 @@ impl Crowd {
             admission: Admission::default(),
             ledger: Ledger::default(),
             backlog: Arc::new([AtomicUsize::new(0)]),
+            occupancy: Occupancy::default(),
         };
         let settings = Arc::new(Settings { limits: Limits::default(), ..Settings::default() });
         let (app, channel) = (AppKey::from("app"), "news");

@@ -84,8 +84,8 @@ fn of_shape(run: &Run<'_>, shape: &Shape) -> Result<Case> {
         Figure::delay("last_p99_ms", "last delivery, p99 ms")
     };
     let mut figures = vec![
-        with(Figure::new(CPU, CPU_LABEL), shape.cpu_goal.map(Goal::RatioMax)),
-        Figure::new("total_cpu_s_per_million", "the same with the reader's"),
+        with(Figure::work(CPU, CPU_LABEL), shape.cpu_goal.map(Goal::RatioMax)),
+        Figure::work("total_cpu_s_per_million", "the same with the reader's"),
         Figure::median_delay("delivery, p50 ms"),
         Figure::delay("p99_ms", "delivery, p99 ms"),
         with(last, shape.last_goal),

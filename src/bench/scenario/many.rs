@@ -36,7 +36,7 @@ fn of_channels(run: &Run<'_>, channels: u32) -> Result<Case> {
     let audience = audience(run);
     let rate = run.options.rate.unwrap_or(RATE);
     let figures = vec![
-        run.goal(Figure::new(CPU, CPU_LABEL), Goal::ValueMax(CPU_US_MAX)),
+        run.goal(Figure::work(CPU, CPU_LABEL), Goal::ValueMax(CPU_US_MAX)),
         Figure::median_delay("delivery, p50 ms"),
         Figure::delay("p99_ms", "delivery, p99 ms"),
         nothing_amiss(run),

@@ -123,7 +123,7 @@ impl Scale {
             idle_connections: 10_000,
             churn_rounds: 10,
             connects: 5_000,
-            publishes: 20_000,
+            publishes: 60_000,
             slow_interval: Duration::from_millis(20),
             presence_members: &[100, 1_000, 5_000],
             presence_joins: 50,

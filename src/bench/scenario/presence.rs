@@ -24,8 +24,8 @@ pub(super) fn measure(run: &Run<'_>) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for members in run.scale.presence_members {
         let figures = vec![
-            Figure::new("cpu_us_per_join", "join and leave: server CPU, us"),
-            Figure::new("cpu_us_per_notice", "the same for each notice"),
+            Figure::work("cpu_us_per_join", "join and leave: server CPU, us"),
+            Figure::work("cpu_us_per_notice", "the same for each notice"),
             Figure::delay("notice_p99_ms", "last of the others is told, p99 ms"),
         ];
         let server = || of_subject(run, *members, run.server()?);

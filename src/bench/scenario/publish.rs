@@ -70,12 +70,14 @@ fn of_subject(run: &Run<'_>, manner: Manner, on: Subject) -> Result<Measure> {
     let connections =
         (0..run.options.publishers).map(|_| HttpConnection::connect_as(on.site.api, on.site.api_tls.as_ref()));
     let mut connections: Vec<_> = connections.collect::<Result<_>>()?;
-    let requests = (run.scale.publishes / events).div_ceil(pipeline) * pipeline;
-    repeat(&mut connections, &bundles, pipeline, requests / 20)?;
+    let wave = pipeline * connections.len() as u32;
+    let waves = (run.scale.publishes / events).div_ceil(wave);
+    let requests = waves * wave;
+    repeat(&mut connections, &bundles, pipeline, waves.div_ceil(20))?;
 
     let memory_before = on.watched.memory()?;
     let (cpu_before, began_ns) = (on.watched.cpu()?, run.clock.now_ns());
-    let published = repeat(&mut connections, &bundles, pipeline, requests)?;
+    let published = repeat(&mut connections, &bundles, pipeline, waves)?;
     let elapsed_s = (run.clock.now_ns() - began_ns) as f64 / 1e9;
     if let Some(refusal) = published.refusal {
         return Err(anyhow!("{} of {requests} publishes were refused: {refusal}", published.refused));

@@ -16,7 +16,6 @@ use clap::ValueEnum;
 use reqwest::Url;
 use rustls::pki_types::ServerName;
 
-use super::stream::Sources;
 use super::tls;
 
 pub use self::floor::Floor;
@@ -164,8 +163,6 @@ pub struct Site {
     pub api_tls: Option<ServerName<'static>>,
     /// Whether clients offer permessage-deflate, and insist on it.
     pub is_deflate: bool,
-    /// Where connections come from.
-    pub sources: Sources,
 }
 
 impl Site {
@@ -185,7 +182,6 @@ impl Site {
             api: api.address,
             api_tls: api.tls.clone(),
             is_deflate,
-            sources: Sources::default(),
         })
     }
 }

@@ -71,6 +71,28 @@ fn replies_keep_the_order_of_the_commands() {
 }
 
 #[test]
+fn an_event_for_nobody_is_not_sent_to_another_shard() {
+    let (mut world, [_, far, ..], who) = four_shards();
+    world.publish_plain(2, &far);
+    assert!(!world.deliver(2, 1));
+    let cached = world.name_at("one", "cache-c", 1);
+    world.publish_plain(2, &cached);
+    assert!(world.deliver(2, 1), "it is kept there");
+    world.subscribe(who, &[&far]);
+    world.deliver(0, 1); // the home has yet to tell the subscriber
+    world.publish_plain(2, &far);
+    assert!(world.deliver(2, 1));
+    world.unsubscribe(who, &far);
+    world.settle();
+    world.publish_plain(2, &far);
+    assert!(!world.deliver(2, 1));
+    world.settle();
+    let counted: u64 = world.cores.iter().map(|core| core.stats().events_in).sum();
+    assert_eq!(counted, 4);
+    world.finish();
+}
+
+#[test]
 fn a_permission_revoked_while_a_subscribe_is_under_way() {
     for home_knows in [false, true] {
         let (mut world, [_, far, ..], who) = four_shards();

@@ -2,18 +2,20 @@
 
 use std::borrow::Cow;
 use std::collections::HashSet;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use percent_encoding::percent_decode_str;
 use serde_json::value::RawValue;
+use smallvec::SmallVec;
 
 use crate::core::{
     Access, Answer, ChannelInfo, ChannelKind, ChannelName, ConnectionId, Data, Destination, Event, Publication, Query,
     Rejection, Target, UserId, Which, owner_of,
 };
-use crate::credential::signature::{PromisedBody, RequestError, auth_key};
+use crate::credential::signature::{AUTH_PARAMETERS, PromisedBody, RequestError, auth_key};
 use crate::protocol::apps::App;
 use crate::protocol::json::{self, Object};
 use crate::shard::http::{BodyError, Exchange, Response};
@@ -24,8 +26,6 @@ use super::{PusherDoor, channel_name_problem, dialect, reply};
 
 /// Longest `Idempotency-Key`, in bytes.
 const IDEMPOTENCY_KEY_BYTES_MAX: usize = 255;
-/// Parameters of the signature, which every request may have.
-const AUTH_PARAMETERS: [&str; 5] = ["auth_key", "auth_timestamp", "auth_version", "auth_signature", "body_md5"];
 
 /// Every call. A library posts `/users/{id}/terminate_connections` without its app.
 pub const ROUTES: &[Route] = &[
@@ -89,7 +89,7 @@ pub(super) async fn answer(door: &PusherDoor, exchange: Exchange) -> Response {
 
 async fn call(door: &PusherDoor, mut exchange: Exchange) -> Called {
     let path = exchange.path.clone();
-    let segments: Vec<&str> = path.trim_end_matches('/').split('/').skip(1).collect();
+    let segments: SmallVec<[&str; 8]> = path.trim_end_matches('/').split('/').skip(1).collect();
     let unknown = || reply::refuse(StatusCode::NOT_FOUND, "Unknown path: the API is below /apps/APP_ID");
     let (app, rest) = match &segments[..] {
         ["apps", id, rest @ ..] => {
@@ -116,15 +116,17 @@ async fn call(door: &PusherDoor, mut exchange: Exchange) -> Called {
         return Err(reply::refuse(StatusCode::FORBIDDEN, "The app is disabled"));
     }
     let body = exchange.body().await.map_err(BodyError::response)?;
-    let unix_s = exchange.shard.unix_s();
-    promised.check_body(&body).map_err(|error| reply::unauthorized(&error, unix_s))?;
-    let signed = Signed { door, exchange: &exchange, app: &app, body: &body, key: idempotency_key(&exchange)? };
+    let has_parameters = promised.has_more_parameters;
+    promised.check_body(&body).map_err(|error| reply::unauthorized(&error, exchange.shard.unix_s()))?;
+    let key = idempotency_key(&exchange)?;
+    let signed = Signed { door, exchange: &exchange, app: &app, body: &body, key, has_parameters };
     if *exchange.request.method() == Method::GET {
         signed.take_read()?;
     }
     match call {
-        Call::Events => signed.once(signed.events()).await,
-        Call::BatchEvents => signed.once(signed.batch_events()).await,
+        // pinned here: who takes a future by value has room for it several times over
+        Call::Events => signed.once(pin!(signed.events())).await,
+        Call::BatchEvents => signed.once(pin!(signed.batch_events())).await,
         // its answers are not kept
         Call::ChannelEvents(channel) => Signed { key: None, ..signed }.channel_events(&decoded(channel)),
         Call::Channels => signed.channels().await,
@@ -166,6 +168,8 @@ struct Signed<'a> {
     body: &'a Bytes,
     /// `Idempotency-Key`.
     key: Option<&'a str>,
+    /// The query has parameters besides those of the signature.
+    has_parameters: bool,
 }
 
 /// An event of a publish, and which counts its publisher asks for.
@@ -294,13 +298,16 @@ impl Signed<'_> {
         if batch.len() > events_max {
             return Err(reply::bad_request(format!("Batch too large ({} > {events_max})", batch.len())));
         }
-        let items: Vec<Item> = batch.iter().map(|event| self.item(event, false)).collect::<Result<_, _>>()?;
-        self.publish(items.iter().flat_map(|item| item.publications.clone()).collect(), items.len())?;
-        if !items.iter().any(|item| item.info.is_any()) {
+        let items: Result<Vec<Item>, Response> = batch.iter().map(|event| self.item(event, false)).collect();
+        let mut items = items?;
+        let is_asked = items.iter().any(|item| item.info.is_any());
+        let first_of = |item: &Item| item.publications.first().and_then(channel_of);
+        let names: Vec<Option<ChannelName>> = if is_asked { items.iter().map(first_of).collect() } else { Vec::new() };
+        let publications = items.iter_mut().flat_map(|item| std::mem::take(&mut item.publications)).collect();
+        self.publish(publications, items.len())?;
+        if !is_asked {
             return Ok(DONE);
         }
-        let names = items.iter().map(|item| item.publications.first().and_then(channel_of));
-        let names: Vec<Option<ChannelName>> = names.collect();
         let asked: Vec<ChannelName> = names.iter().flatten().cloned().collect();
         let infos = self.describe(Which::Named(asked.into())).await?;
         let counts = |(item, name): (&Item, &Option<ChannelName>)| {
@@ -347,7 +354,7 @@ impl Signed<'_> {
     /// parameters in the query.
     fn item(&self, object: &Object<'_>, alone: bool) -> Result<Item, Response> {
         let text = |parameter: &str| -> Result<Option<String>, Response> {
-            Ok(string(object, parameter)?.or_else(|| self.parameter(parameter).filter(|_| alone)))
+            Ok(string(object, parameter)?.or_else(|| if alone { self.parameter(parameter) } else { None }))
         };
         let name = text("name")?.ok_or_else(|| reply::missing("name"))?;
         let mut channels: Vec<String> = text("channel")?.into_iter().collect();
@@ -370,10 +377,11 @@ impl Signed<'_> {
         }
         let data = match object.get("data") {
             Some(value) => data(value, self.app.options.event_bytes_max)?,
-            None => match self.parameter("data").filter(|_| alone) {
-                Some(text) => Data::Encoded(json::string(&text).into()),
-                None => return Err(reply::missing("data")),
-            },
+            None if alone => {
+                let text = self.parameter("data").ok_or_else(|| reply::missing("data"))?;
+                Data::Encoded(json::string(&text).into())
+            }
+            None => return Err(reply::missing("data")),
         };
         let event = self.event(&name, data)?;
         let target = target(text("socket_id")?.as_deref())?;
@@ -487,7 +495,8 @@ impl Signed<'_> {
             core.query(request, query);
             Ok(())
         });
-        asked.await.map_err(reply::rejected)
+        // boxed: most requests ask nothing, and should not have to carry it
+        Box::pin(asked).await.map_err(reply::rejected)
     }
 
     fn parameter(&self, name: &str) -> Option<String> {
@@ -496,7 +505,7 @@ impl Signed<'_> {
 
     /// Parameters of the query: names, and values as they stand there.
     fn parameters(&self) -> impl Iterator<Item = (Cow<'_, str>, &str)> {
-        parameters(self.exchange.query())
+        parameters(if self.has_parameters { self.exchange.query() } else { "" })
     }
 }
 
