@@ -156,8 +156,8 @@ fn dev_with_tls_prints_lines_that_work() {
             page
         };
         let url = server.line("const socket").split('"').nth(1).unwrap();
-        // not `websockets.sync`: it reads and writes in two threads, and one `ssl` socket does not stand that when session
-        // tickets arrive while it writes
+        // not `websockets.sync`: its two threads share one `ssl` socket, and on a busy machine its request is sometimes never
+        // sent
         let python = format!(
             "import asyncio, ssl\nfrom websockets.asyncio.client import connect\n\
              async def listen():\n    \

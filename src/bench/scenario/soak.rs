@@ -409,11 +409,13 @@ fn stall(soak: &Soak<'_>, shared: &Shared) -> Result<()> {
     }
     let mut publisher = Publisher::connect(&on.site, 1)?;
     let (began, mut next, mut turn) = (Instant::now(), soak.timetable.stalled_interval, 0);
-    for message in 0.. {
-        if shared.is_over() {
-            break;
-        }
-        let plan = Plan { first_channel: LARGE, ..Plan::to_one_channel(message, 1, LARGE_INTERVAL, LARGE_FRAME_BYTES) };
+    let mut sent = 0;
+    while !shared.is_over() {
+        // replacing readers takes its time, and what was due meanwhile is sent now
+        let due = (began.elapsed().as_millis() / LARGE_INTERVAL.as_millis()) as u32 + 1;
+        let messages = Plan::to_one_channel(sent, due - sent, Duration::ZERO, LARGE_FRAME_BYTES);
+        let plan = Plan { first_channel: LARGE, ..messages };
+        sent = due;
         let prepared = publisher.prepare(&on.site, &plan)?;
         let published = publisher.publish(run.clock, run.clock.now_ns(), &prepared)?;
         {
